@@ -1,0 +1,1 @@
+"""The one place that knows paths: atomic publication, the results store, run folders, the cache and model sources."""
