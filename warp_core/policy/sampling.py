@@ -1,0 +1,128 @@
+"""Sample completions with transformers' own generation, by a draw that depends on seed and row alone.
+
+B completions, P prompt tokens, T completion tokens, V vocabulary.
+
+Each row has a random stream of its own, and its token is argmax(log p + Gumbel noise), which is an exact draw from p
+(Gumbel-max). So a completion does not depend on the rows beside it, and two policies that are given the same seeds see
+the same noise: common random numbers along a front.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from warp_core.policy.model import Policy
+from warp_core.policy.prompts import PromptBatch
+
+__all__ = ["Completions", "completion_mask", "row_seed", "sample"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completions:
+    """Sampled completions and what was known when they were drawn.
+
+    Attributes:
+        prompts: the B prompts, one row a completion.
+        tokens_BT: int64 tokens, padding after the end.
+        mask_BT: bool, true up to and including the end token.
+        logp_BT: float32 log-probabilities under the sampling distribution, as the sampler saw them; 0 where masked.
+        texts: the decoded completions, without special tokens.
+    """
+
+    prompts: PromptBatch
+    tokens_BT: torch.Tensor
+    mask_BT: torch.Tensor
+    logp_BT: torch.Tensor
+    texts: tuple[str, ...]
+
+    @property
+    def num_tokens(self) -> tuple[int, ...]:
+        """Length of each completion in tokens, the end token included."""
+        return tuple(int(n) for n in self.mask_BT.sum(dim=1))
+
+    def rows(self, start: int, stop: int) -> "Completions":
+        """Return the rows start..stop-1."""
+        prompts = PromptBatch(
+            texts=self.prompts.texts[start:stop],
+            ids_BP=self.prompts.ids_BP[start:stop],
+            mask_BP=self.prompts.mask_BP[start:stop],
+        )
+        return Completions(
+            prompts=prompts,
+            tokens_BT=self.tokens_BT[start:stop],
+            mask_BT=self.mask_BT[start:stop],
+            logp_BT=self.logp_BT[start:stop],
+            texts=self.texts[start:stop],
+        )
+
+
+def row_seed(*parts: object) -> int:
+    """Return a seed that depends on every part: randomness is derived, never carried, so that a resume repeats it."""
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class _GumbelSampler(LogitsProcessor):
+    """Adds each row's own Gumbel noise, so that the greedy choice is a draw; remembers the log-probability."""
+
+    def __init__(self, seeds: Sequence[int], *, temperature: float, device: torch.device) -> None:
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        self.temperature = temperature
+        self.logps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        logp_BV = (scores.float() / self.temperature).log_softmax(dim=-1)
+        noise_BV = torch.empty_like(logp_BV)
+        for row, generator in zip(noise_BV, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        # An exponential of exactly 0 is a rounding artefact that would make an impossible token certain.
+        drawn_BV = logp_BV - noise_BV.clamp_min_(2.0**-25).log_()
+        token_B1 = drawn_BV.argmax(dim=-1, keepdim=True)
+        self.logps.append(logp_BV.gather(1, token_B1).squeeze(1))
+        return drawn_BV
+
+
+def completion_mask(tokens_BT: torch.Tensor, eos_ids: Sequence[int]) -> torch.Tensor:
+    """Return a bool mask, true up to and including the first end token: what comes after it counts for nothing."""
+    ended_BT = torch.isin(tokens_BT, torch.tensor(eos_ids, dtype=tokens_BT.dtype, device=tokens_BT.device))
+    return (ended_BT.cumsum(dim=1) - ended_BT.long()) == 0
+
+
+@torch.inference_mode()
+def sample(
+    policy: Policy, prompts: PromptBatch, *, seeds: Sequence[int], max_new_tokens: int, temperature: float
+) -> Completions:
+    """Draw one completion per row of `prompts`, from softmax(logits / temperature) over the whole vocabulary.
+
+    Args:
+        policy: the model; its weights are used as they are.
+        prompts: B prompts, padded on the left.
+        seeds: B seeds, one random stream per row.
+        max_new_tokens: T at most.
+        temperature: > 0.
+    """
+    if len(seeds) != len(prompts.texts):
+        raise ValueError(f"{len(seeds)} seeds for {len(prompts.texts)} prompts: one per row is needed")
+    sampler = _GumbelSampler(seeds, temperature=temperature, device=prompts.ids_BP.device)
+    settings = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(policy.eos_ids) or None,
+        pad_token_id=policy.pad_id,
+    )
+    sequences = policy.model.generate(
+        input_ids=prompts.ids_BP,
+        attention_mask=prompts.mask_BP,
+        generation_config=settings,
+        logits_processor=LogitsProcessorList([sampler]),
+    )
+    tokens_BT = sequences[:, prompts.ids_BP.shape[1] :].clone()
+    mask_BT = completion_mask(tokens_BT, policy.eos_ids)
+    logp_BT = torch.stack(sampler.logps, dim=1).masked_fill(~mask_BT, 0.0)
+    texts = [
+        policy.tokenizer.decode(row[keep], skip_special_tokens=True) for row, keep in zip(tokens_BT, mask_BT, strict=True)
+    ]
+    return Completions(prompts=prompts, tokens_BT=tokens_BT, mask_BT=mask_BT, logp_BT=logp_BT, texts=tuple(texts))
