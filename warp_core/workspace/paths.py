@@ -76,10 +76,9 @@ def find_run(run: str | Path) -> Path:
     Raises WorkspaceError if there is neither.
     """
     given = Path(run).expanduser()
-    if "\0" not in str(run) and given.is_dir():
+    if os.path.isdir(given):  # noqa: PTH112 - Path.is_dir raises for a name that is too long or holds a NUL
         return given.absolute()
-    looks_like_path = isinstance(run, Path) or os.sep in run
-    if not looks_like_path:
+    if isinstance(run, str) and os.sep not in run:
         path = run_path(run)
         if path.is_dir():
             return path
