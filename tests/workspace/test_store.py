@@ -81,7 +81,7 @@ def test_a_failing_transaction_leaves_the_old_point(path: Path) -> None:
     with ResultsStore(path) as store:
         store.put_point("a", POINT, SAMPLES)
         with pytest.raises(WorkspaceError, match="no such table"), store._transaction() as db:
-            assert [db.execute(sql).rowcount for sql in ("DELETE FROM points", "DELETE FROM nothing")]
+            assert [db.execute(sql).rowcount for sql in ("DELETE FROM points", "DELETE FROM nowhere")]
         assert store.samples("a") == SAMPLES
 
 
