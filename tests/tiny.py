@@ -159,7 +159,8 @@ def make_adapter(
 ) -> Path:
     """Save a random PEFT LoRA adapter over the folder `base` into `folder` and return the folder.
 
-    All linear layers unless `target_modules` says otherwise (Mixtral: attention, its experts are fused parameters); B is scale * N(0, 1), so the update is not zero.
+    All linear layers unless `target_modules` says otherwise (Mixtral: attention only).
+    B is scale * N(0, 1), so the update is not zero.
     `seed_a` draws A from a seed of its own: adapters with the same `seed_a` share A (the frozen-A recipe).
     """
     import peft

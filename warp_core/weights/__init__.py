@@ -1,0 +1,40 @@
+"""What the sliders do: checkpoints, geometry, recipes, streamed and resident merges, export.
+
+headers.py, tensor_io.py, folders.py     safetensors files: strict headers, piecewise reading and writing, safe paths
+architecture.py, lora_config.py          what must agree between checkpoints
+checkpoints.py, check.py                 open a model folder; list everything that is wrong with one
+layers.py, geometry.py, grams.py         layers, the Gram matrix and what follows from it, its computation
+recipes.py, coefficients.py              the definition of a merge, and the method: SLERP, LERP, eq. 26, LITI
+adapters.py, adapter_folder.py           low-rank factors: exact merges of LoRA adapters
+"""
+
+from warp_core.weights.adapter_folder import write_adapter
+from warp_core.weights.adapters import AdapterFactors, merge_adapters, read_adapter
+from warp_core.weights.checkpoints import Checkpoint, SourceFile, adapter_base_name, open_checkpoint, require_mixable
+from warp_core.weights.coefficients import Coefficients, coefficients, slerp_coefficients, slerp_pair
+from warp_core.weights.geometry import Geometry, LayerInfo
+from warp_core.weights.grams import compute_geometry
+from warp_core.weights.layers import layer_of
+from warp_core.weights.recipes import Recipe, make_recipe
+
+__all__ = [
+    "AdapterFactors",
+    "Checkpoint",
+    "Coefficients",
+    "Geometry",
+    "LayerInfo",
+    "Recipe",
+    "SourceFile",
+    "adapter_base_name",
+    "coefficients",
+    "compute_geometry",
+    "layer_of",
+    "make_recipe",
+    "merge_adapters",
+    "open_checkpoint",
+    "read_adapter",
+    "require_mixable",
+    "slerp_coefficients",
+    "slerp_pair",
+    "write_adapter",
+]

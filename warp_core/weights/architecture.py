@@ -1,0 +1,105 @@
+"""What must be equal for two models to be mixed: the config fields that change the function, and the tokenizer."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from warp_core.errors import CheckpointError
+from warp_core.weights.folders import read_json_object, safe_file
+
+__all__ = ["config_facts", "digest", "read_config", "tokenizer_fingerprint"]
+
+# Fields that do not change what the weights compute: bookkeeping, training-time noise, output switches, labels.
+_IGNORED = re.compile(
+    r"transformers_version|_name_or_path|dtype|torch_dtype|use_cache|architectures|id2label|label2id|problem_type|"
+    r"output_.*|return_.*|chunk_size_feed_forward|.*dropout.*|.*pdrop|layerdrop|initializer_range|init_std|summary_.*|"
+    r"(pad|bos|eos|sep|cls|decoder_start)_token_id|gradient_checkpointing|_?attn_implementation.*|pretraining_tp|"
+    r"auto_map|router_aux_loss_coef|router_jitter_noise|task_specific_params|tokenizer_class|finetuning_task|"
+    r"torchscript|unsloth_.*|model_name|num_labels|_commit_hash"
+)
+_TOKENIZER_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+_MAX_COUNT = 10**9
+_fingerprints: dict[str, str] = {}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder. Raises CheckpointError if it is missing, not of a model, absurd or quantised."""
+    config = read_json_object(safe_file(folder, "config.json"))
+    path = folder / "config.json"
+    if not isinstance(config.get("model_type"), str):
+        raise CheckpointError(f"{path}: model_type is missing; get the model again")
+    if config.get("quantization_config"):
+        raise CheckpointError(f"{path}: quantization_config: quantised weights cannot be mixed; use the plain model")
+    for name, value in _flatten(config):
+        limit = 100_000 if "layer" in name else _MAX_COUNT  # a config class makes lists as long as the layers
+        if isinstance(value, int) and abs(value) > limit and "token_id" not in name:
+            raise CheckpointError(f"{path}: {name} = {value} is absurd; get the model again")
+    return config
+
+
+def config_facts(config: Mapping[str, Any], *, path: Path) -> dict[str, str]:
+    """The fields that change the function, flattened, as JSON text by name.
+
+    Defaults are filled in by the config class of transformers where it knows the model type, so that configs written
+    by different versions compare equal. Raises CheckpointError if that class refuses the values.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    full: Mapping[str, Any] = config
+    if config["model_type"] in CONFIG_MAPPING:
+        try:
+            full = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config)).to_dict()
+        except Exception as err:  # whatever a config class raises, the file is at fault
+            reason = " ".join(str(err).split())[:200]
+            raise CheckpointError(f"{path}: not a valid {config['model_type']} config ({reason})") from None
+    return plain_facts(full)
+
+
+def plain_facts(config: Mapping[str, Any]) -> dict[str, str]:
+    """The fields that change the function exactly as written, without defaults."""
+    return {name: json.dumps(value, sort_keys=True) for name, value in _flatten(config)}
+
+
+def tokenizer_fingerprint(folder: Path) -> str | None:
+    """KIND:hash of the vocabulary, merges and added tokens; None for a folder without tokenizer.
+
+    Chat template, padding and truncation settings do not count. Two fingerprints compare only if KIND is equal.
+    """
+    if (folder / "tokenizer.json").exists():
+        raw = safe_file(folder, "tokenizer.json").read_bytes()
+        key = hashlib.sha256(raw).hexdigest()
+        if key not in _fingerprints:
+            _fingerprints[key] = _fast_fingerprint(folder / "tokenizer.json")
+        return _fingerprints[key]
+    for name in _TOKENIZER_FILES:
+        if (folder / name).exists():
+            return f"{name}:{hashlib.sha256(safe_file(folder, name).read_bytes()).hexdigest()}"
+    return None
+
+
+def digest(data: Any) -> str:
+    """SHA-256 (64 hex digits) of JSON data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _fast_fingerprint(path: Path) -> str:
+    data = read_json_object(path)
+    model = data.get("model")
+    if not isinstance(model, dict) or "vocab" not in model:
+        raise CheckpointError(f"{path}: no model.vocab; get the tokenizer again")
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges") or []]
+    added = sorted((t["id"], t["content"]) for t in data.get("added_tokens") or [])
+    return f"tokenizer.json:{digest([model['vocab'], merges, added])}"
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in sorted(config.items()):
+        if _IGNORED.fullmatch(name) or value is None:
+            continue
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

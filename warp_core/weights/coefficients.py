@@ -1,0 +1,163 @@
+"""From a recipe and a Gram matrix to the coefficients of a merge: the method itself, in a few dozen floats.
+
+    merged = init_L * theta_init + sum_m coef_LM * delta_m + towards_L * theta_towards        (per layer)
+
+Shape suffixes: L layers, M policies, K = 1 + M (+ 1) sources [init, policies..., towards].
+Equation numbers are those of arXiv 2406.16768.
+"""
+
+# ruff: noqa: N802, N815 - shape suffixes
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warp_core.errors import GeometryError, RecipeError
+from warp_core.weights.geometry import Geometry
+from warp_core.weights.layers import group_of
+from warp_core.weights.recipes import Recipe
+
+__all__ = ["Coefficients", "coefficients", "slerp_coefficients", "slerp_pair"]
+
+Floats = NDArray[np.float64]
+SIN_PARALLEL = 1e-6  # below this sin W the two directions count as parallel: LERP limit
+ANGLE_OPPOSITE = 1e-3  # this close to pi (radians) the path is undefined
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Coefficients:
+    """Coefficients of a merge, one row per layer.
+
+    Attributes:
+        layers: names of the rows.
+        granularity: what a row is: "layer", "tensor" or "model".
+        init_L: factor of theta_init (1 for slerp and lerp without `towards`).
+        coef_LM: factors of the task vectors.
+        towards_L: factor of theta_towards (0 without `towards`).
+    """
+
+    layers: tuple[str, ...]
+    granularity: str
+    init_L: Floats
+    coef_LM: Floats
+    towards_L: Floats
+
+    @property
+    def sources_LK(self) -> Floats:
+        """The same merge as factors of the checkpoints [init, policies..., towards] instead of task vectors.
+
+        A factor that is exactly 0 or 1 stays so, hence eta = 0 gives theta_init and M = 1, eta = 1 the policy itself.
+        """
+        rest_L = self.init_L - self.coef_LM.sum(axis=1)
+        return np.concatenate([rest_L[:, None], self.coef_LM, self.towards_L[:, None]], axis=1)
+
+    def row(self, tensor_name: str) -> int | None:
+        """The row of a tensor; None for a tensor that no policy moves: there the merge is theta_init."""
+        return self._rows.get(group_of(tensor_name, granularity=self.granularity))
+
+    def to_json(self) -> dict[str, list[float]]:
+        """{layer: [factor of delta_1, ..., delta_M]}."""
+        return {name: row.tolist() for name, row in zip(self.layers, self.coef_LM, strict=True)}
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.layers)}
+
+
+def coefficients(recipe: Recipe, geometry: Geometry) -> Coefficients:
+    """Evaluate a recipe on a geometry. Pure; microseconds.
+
+    slerp: eq. 26 on task vectors; lerp: the weights; slerp-weights: eq. 26 on full weights; then LITI with recipe.eta.
+
+    Raises RecipeError if the geometry is not of these checkpoints or granularity, GeometryError (naming the layer) if
+    two vectors are opposite, so that no shortest path between them exists.
+    """
+    columns = _columns(recipe, geometry)
+    names = tuple(layer.name for layer in geometry.layers)
+    weights_M = np.asarray(recipe.weights, dtype=np.float64)
+    weights_M = weights_M / weights_M.sum()
+    if recipe.method == "lerp":
+        merged_LM = np.tile(weights_M, (len(names), 1))
+    else:
+        gram_LMM = geometry.gram_LMM if recipe.method == "slerp" else geometry.full_gram_LMM
+        gram_LMM = gram_LMM[:, columns][:, :, columns]
+        rows = [slerp_coefficients(gram, weights_M, layer=name) for name, gram in zip(names, gram_LMM, strict=True)]
+        merged_LM = np.asarray(rows).reshape(len(names), len(columns))
+    # theta_merged = base_L * theta_init + sum_m merged_LM * delta_m
+    base_L = merged_LM.sum(axis=1) if recipe.method == "slerp-weights" else np.ones(len(names))
+    to_init = recipe.towards is None
+    rest_L = np.full(len(names), 1.0 - recipe.eta)
+    return Coefficients(
+        layers=names,
+        granularity=recipe.granularity,
+        init_L=recipe.eta * base_L + rest_L if to_init else recipe.eta * base_L,
+        coef_LM=recipe.eta * merged_LM,
+        towards_L=np.zeros(len(names)) if to_init else rest_L,
+    )
+
+
+def slerp_coefficients(gram_MM: Floats, weights_M: Sequence[float] | Floats, *, layer: str = "") -> Floats:
+    """Eq. 26 with general weights: factors of M vectors in their iterated SLERP, in the order given.
+
+    The m-th vector joins with lam_m = w_m / sum_{j<=m} w_j, which is 1/m for equal weights. Each step's angle comes
+    from the Gram: <x, v_m> = (gram x)_m and |x|^2 = x' gram x for the factors x so far. Weight 0 leaves a vector out.
+
+    Example: three orthonormal vectors, equal weights -> (.6124, .6124, .5): slerp at 1/2 gives sin 45deg = .7071 twice;
+    at 1/3 of 90deg the first two are scaled by sin 60deg = .8660 and the third gets sin 30deg = .5.
+
+    Raises GeometryError naming `layer` if a step would join opposite vectors.
+    """
+    x_M = np.zeros(len(gram_MM))
+    total = 0.0
+    for m, weight in enumerate(np.asarray(weights_M, dtype=np.float64)):
+        if weight == 0:
+            continue
+        total += weight
+        length, own = math.sqrt(max(float(x_M @ gram_MM @ x_M), 0.0)), math.sqrt(max(float(gram_MM[m, m]), 0.0))
+        scale = length * own
+        cosine = float(gram_MM[m] @ x_M) / scale if scale > 0 else 1.0
+        lam = weight / total
+        try:
+            keep, join = (0.0, 1.0) if total == weight else slerp_pair(cosine, lam)
+        except GeometryError as err:
+            raise GeometryError(f"layer {layer!r}, policy {m + 1}: {err}") from None
+        x_M *= keep
+        x_M[m] += join
+    return x_M
+
+
+def slerp_pair(cosine: float, lam: float) -> tuple[float, float]:
+    """Equation SLERP: the factors (sin((1-lam)W)/sin W, sin(lam W)/sin W) of two vectors whose angle is W.
+
+    Example: orthogonal vectors, lam = 1/2 -> (.7071, .7071). Parallel ones (sin W < 1e-6) -> the limit (1-lam, lam).
+    Raises GeometryError when W is within 1e-3 of pi: opposite vectors have no shortest path.
+    """
+    angle = math.acos(min(1.0, max(-1.0, cosine)))
+    if math.pi - angle < ANGLE_OPPOSITE:
+        raise GeometryError(
+            f"the task vectors are opposite (angle {math.degrees(angle):.2f} degrees), so their SLERP is undefined; "
+            "use --method lerp or drop one of them"
+        )
+    sine = math.sin(angle)
+    if sine < SIN_PARALLEL:
+        return 1.0 - lam, lam
+    return math.sin((1.0 - lam) * angle) / sine, math.sin(lam * angle) / sine
+
+
+def _columns(recipe: Recipe, geometry: Geometry) -> list[int]:
+    """Which rows of the Gram are the recipe's policies; a geometry may know more policies than a recipe uses."""
+    missing = sorted(set(recipe.policies) - set(geometry.policies))
+    if recipe.init != geometry.init or missing:
+        what = f"policies {missing}" if missing else f"init {recipe.init}"
+        raise RecipeError(
+            f"recipe: {what} not in this geometry (init {geometry.init}); compute it for these checkpoints"
+        )
+    if recipe.granularity != geometry.granularity:
+        raise RecipeError(
+            f"recipe: granularity {recipe.granularity!r}, but the geometry is per {geometry.granularity}; use one"
+        )
+    return [geometry.policies.index(policy) for policy in recipe.policies]

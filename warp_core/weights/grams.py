@@ -1,0 +1,224 @@
+"""One streaming pass over all checkpoints gives the Gram matrix of every tensor, in float64; layers are sums of those.
+
+Shape suffixes: M policies, N = 1 + M vectors [theta_init, delta_1, ..., delta_M]; C elements of one piece.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from warp_core.errors import MismatchError, NonFiniteError, WorkspaceError
+from warp_core.weights.adapters import FactorStack, read_adapter, stack_adapters, weight_name
+from warp_core.weights.checkpoints import Checkpoint, require_mixable
+from warp_core.weights.geometry import Geometry, LayerInfo
+from warp_core.weights.headers import TensorEntry
+from warp_core.weights.layers import group_of, layer_order
+from warp_core.weights.recipes import Granularity
+from warp_core.weights.tensor_io import CHUNK_NUMEL, TensorReader, row_chunks
+from warp_core.workspace.publish import write_json_atomic
+
+__all__ = ["FORMAT", "compute_geometry"]
+
+FORMAT = 1  # raise it when the numbers below change their meaning: old cache files are then ignored
+
+Floats = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+TensorGrams = dict[str, tuple[int, Floats]]  # tensor -> (number of elements, gram [N, N]); moved tensors only below
+
+
+def compute_geometry(
+    init: Checkpoint,
+    policies: Sequence[Checkpoint],
+    *,
+    granularity: Granularity = "layer",
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Geometry:
+    """Inner products of theta_init and all task vectors, per layer (or tensor, or for the whole model).
+
+    Reads each checkpoint once, in pieces of a quarter of a million elements. For adapters the products of updates come
+    from the factors, <B1 A1, B2 A2> = sum((B1' B2) * (A1 A2')), and only the base is read. Policies may be in any float
+    dtype; sums are float64. Rows are the layers that any adapter moves, or all layers for full checkpoints.
+
+    cache_dir: the result is kept there under the ids of the checkpoints; all granularities share one file.
+    progress: called with (elements done, elements in all).
+
+    Raises MismatchError if the checkpoints do not belong together, NonFiniteError naming tensor and file.
+    """
+    if not policies:
+        raise MismatchError("no policies given; name at least one")
+    require_mixable(init, policies)
+    grams, moved = _cached(init, policies, cache_dir, progress)
+    groups: dict[str, list[str]] = {}
+    for name in grams:
+        groups.setdefault(group_of(name, granularity=granularity), []).append(name)
+    kept = {group_of(name, granularity=granularity) for name in moved}
+    names = sorted((name for name in groups if name in kept), key=layer_order)
+    width = 1 + len(policies)
+    totals = [np.sum([grams[tensor][1] for tensor in groups[name]], axis=0) for name in names]
+    sizes = [sum(grams[tensor][0] for tensor in groups[name]) for name in names]
+    return Geometry(
+        init=init.id,
+        policies=tuple(policy.id for policy in policies),
+        granularity=granularity,
+        layers=tuple(LayerInfo(name=name, num_params=size) for name, size in zip(names, sizes, strict=True)),
+        gram_LNN=np.asarray(totals, dtype=np.float64).reshape(len(names), width, width),
+    )
+
+
+def _cached(
+    init: Checkpoint, policies: Sequence[Checkpoint], cache_dir: Path | None, progress: Progress | None
+) -> tuple[TensorGrams, list[str]]:
+    ids = [init.id, *(policy.id for policy in policies)]
+    path = (
+        cache_dir / f"geometry-{hashlib.sha256(json.dumps([FORMAT, ids]).encode()).hexdigest()}.json"
+        if cache_dir
+        else None
+    )
+    if path is not None and path.is_file():
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged cache is computed again
+            return _from_json(json.loads(path.read_text(encoding="utf-8")), ids)
+    adapted = policies[0].kind == "adapter"
+    result = _adapter_grams(init, policies, progress) if adapted else _full_grams(init, policies, progress)
+    if path is not None:
+        with suppress(WorkspaceError):  # a cache that cannot be written costs time, never an answer
+            write_json_atomic(path, _to_json(*result, ids))
+    return result
+
+
+def _full_grams(
+    init: Checkpoint, policies: Sequence[Checkpoint], progress: Progress | None
+) -> tuple[TensorGrams, list[str]]:
+    grams: TensorGrams = {}
+    done, total = 0, init.num_params
+    buffer = torch.empty(1 + len(policies), CHUNK_NUMEL, dtype=torch.float64)
+    with TensorReader() as reader:
+        for entry in _in_file_order(init):
+            entries = [entry, *(policy.tensors[entry.name] for policy in policies)]
+            grams[entry.name] = (entry.numel, _gram_of_tensor(reader, entries, buffer))
+            done += entry.numel
+            if progress:
+                progress(done, total)
+    return grams, list(grams)
+
+
+def _gram_of_tensor(reader: TensorReader, entries: Sequence[TensorEntry], buffer_NC: torch.Tensor) -> Floats:
+    width = len(entries)
+    gram_NN = np.zeros((width, width))
+    for start in range(0, entries[0].numel, CHUNK_NUMEL):
+        stop = min(start + CHUNK_NUMEL, entries[0].numel)
+        x_NC = buffer_NC[:, : stop - start]
+        for row, entry in zip(x_NC, entries, strict=True):
+            row.copy_(reader.read(entry, start=start, stop=stop))
+        x_NC[1:] -= x_NC[0]
+        for i in range(width):
+            for j in range(i, width):  # dots beat a thin matrix product, and make the Gram exactly symmetric
+                gram_NN[i, j] += torch.dot(x_NC[i], x_NC[j]).item()
+        if not np.isfinite(gram_NN).all():
+            _raise_nonfinite(reader, entries, start, stop)
+    return gram_NN + np.triu(gram_NN, 1).T
+
+
+def _raise_nonfinite(reader: TensorReader, entries: Sequence[TensorEntry], start: int, stop: int) -> None:
+    for entry in entries:
+        if not torch.isfinite(reader.read(entry, start=start, stop=stop)).all():
+            raise NonFiniteError(f"{entry.file}: tensor {entry.name!r} holds NaN or infinity; use another checkpoint")
+    raise NonFiniteError(
+        f"{entries[0].file}: the squares of tensor {entries[0].name!r} overflow; use another checkpoint"
+    )
+
+
+def _adapter_grams(
+    init: Checkpoint, policies: Sequence[Checkpoint], progress: Progress | None
+) -> tuple[TensorGrams, list[str]]:
+    """Grams of W, B_0 A_0, ..., B_M A_M per tensor, turned into those of [theta_init, delta_1, ..., delta_M]."""
+    stacks = {
+        weight_name(module, init.full.tensors) or module: stack
+        for module, stack in stack_adapters([read_adapter(c) for c in (init, *policies)]).items()
+    }
+    width = 1 + len(policies)
+    grams: TensorGrams = {}
+    done, total = 0, init.num_params
+    with TensorReader() as reader:
+        for entry in _in_file_order(init.full):
+            stack = stacks.get(entry.name)
+            if stack is None:
+                gram_NN = np.zeros((width, width))
+                gram_NN[0, 0] = _gram_of_tensor(reader, [entry], torch.empty(1, CHUNK_NUMEL, dtype=torch.float64))[0, 0]
+            else:
+                gram_NN = _factor_gram(reader, entry, stack, width)
+            grams[entry.name] = (entry.numel, gram_NN)
+            done += entry.numel
+            if progress:
+                progress(done, total)
+    return grams, sorted(stacks)
+
+
+def _factor_gram(reader: TensorReader, entry: TensorEntry, stack: FactorStack, width: int) -> Floats:
+    """The Gram of one adapted tensor: theta_init = W + U_0, delta_m = U_m - U_0, all U = B A over the rows of one A.
+
+    The differences B_m - B_0 are taken before any product, so a small step from init loses no digits where A is shared.
+    """
+    out, rank = len(stack.b_all), len(stack.a)
+    a = stack.a.double()
+    b_NOR = torch.zeros(width, out, rank, dtype=torch.float64)
+    columns = stack.b_all.double()
+    for k in range(width):
+        mine = stack.source == k
+        b_NOR[k].index_add_(1, stack.row[mine], columns[:, mine])
+    b_NOR[1:] -= b_NOR[0].clone()
+    aa_RR = a @ a.T
+    bb_NNRR = torch.einsum("nor,mos->nmrs", b_NOR, b_NOR)
+    gram_NN = torch.einsum("nmrs,rs->nm", bb_NNRR, aa_RR).numpy()
+    weight_square, wa_OR = _weight_times_a(reader, entry, a, transposed=stack.transposed)
+    cross_N = torch.einsum("nor,or->n", b_NOR, wa_OR).numpy()
+    gram_NN[0, :] += cross_N
+    gram_NN[:, 0] += cross_N
+    gram_NN[0, 0] += weight_square
+    return np.asarray((gram_NN + gram_NN.T) / 2)
+
+
+def _weight_times_a(
+    reader: TensorReader, entry: TensorEntry, a: torch.Tensor, *, transposed: bool
+) -> tuple[float, torch.Tensor]:
+    """|W|^2 and W A' [out, R] (so that <W, B A> = sum(B * W A')), reading W in row pieces."""
+    rows, width = entry.shape
+    wa = torch.zeros(width if transposed else rows, len(a), dtype=torch.float64)
+    square = 0.0
+    for start, stop in row_chunks(entry.shape):
+        piece = reader.read(entry, start=start, stop=stop).double()
+        square += torch.dot(piece, piece).item()
+        if not np.isfinite(square):
+            _raise_nonfinite(reader, [entry], start, stop)
+        block, first, last = piece.view(-1, width), start // width, stop // width
+        if transposed:
+            wa += block.T @ a[:, first:last].T
+        else:
+            wa[first:last] = block @ a.T
+    return square, wa
+
+
+def _in_file_order(checkpoint: Checkpoint) -> list[TensorEntry]:
+    floats = [entry for entry in checkpoint.tensors.values() if entry.is_float]
+    return sorted(floats, key=lambda entry: (entry.file, entry.start))
+
+
+def _to_json(grams: TensorGrams, moved: Sequence[str], ids: Sequence[str]) -> dict[str, Any]:
+    tensors = {name: [numel, gram.tolist()] for name, (numel, gram) in grams.items()}
+    return {"format": FORMAT, "ids": list(ids), "moved": list(moved), "tensors": tensors}
+
+
+def _from_json(data: dict[str, Any], ids: Sequence[str]) -> tuple[TensorGrams, list[str]]:
+    if data["format"] != FORMAT or data["ids"] != list(ids):
+        raise ValueError("a cache file of something else")
+    grams = {name: (int(numel), np.asarray(gram, dtype=np.float64)) for name, (numel, gram) in data["tensors"].items()}
+    if any(gram.shape != (len(ids), len(ids)) or not np.isfinite(gram).all() for _, gram in grams.values()):
+        raise ValueError("damaged")
+    return grams, [name for name in data["moved"] if name in grams]
