@@ -77,7 +77,18 @@ def test_hypervolume_agrees_with_moocore(found: list[P], kl_ref: float, reward_r
 
 @pytest.mark.parametrize(
     ("kl", "reference"),
-    [(16.2, 20), (20.0, 30), (9.99, 10), (10.0, 20), (0.34, 0.4), (0.3, 0.4), (1, 2), (99.5, 100), (0.0, 1), (-0.1, 1)],
+    [
+        (16.2, 20),
+        (20.0, 25),
+        (9.99, 10),
+        (10.0, 15),
+        (0.34, 0.35),
+        (0.3, 0.35),
+        (1, 1.5),
+        (99.5, 100),
+        (0.0, 1),
+        (-0.1, 1),
+    ],
 )
 def test_the_default_reference_is_the_next_round_kl(kl: float, reference: float) -> None:
     assert default_reference([P(kl, 3.0), P(-1.0, 0.8, "sft")]) == (reference, 0.8)
@@ -85,7 +96,7 @@ def test_the_default_reference_is_the_next_round_kl(kl: float, reference: float)
 
 
 def test_the_default_reference_takes_the_reward_of_the_sft_policy() -> None:
-    assert default_reference([P(5, 3.0), P(0.2, 1.0, "merge"), P(0.3, 0.8, "sft")]) == (6, 0.8)
-    assert default_reference([P(5, 3.0), P(0.2, 1.0, "merge")]) == (6, 1.0)
+    assert default_reference([P(5, 3.0), P(0.2, 1.0, "merge"), P(0.3, 0.8, "sft")]) == (5.5, 0.8)
+    assert default_reference([P(5, 3.0), P(0.2, 1.0, "merge")]) == (5.5, 1.0)
     with pytest.raises(ValueError, match="no points"):
         default_reference([])

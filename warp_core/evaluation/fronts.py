@@ -74,8 +74,8 @@ def hypervolume(points: Sequence[Measured], reference: tuple[float, float]) -> f
 def default_reference(points: Sequence[Labelled]) -> tuple[float, float]:
     """The reference (KL, reward) when the user names none. Rule:
 
-    - KL: the largest KL of the points, raised to the next number with one significant digit that is strictly larger
-      (16.2 -> 20, 20.0 -> 30, 0.34 -> 0.4), so that the furthest point still counts; 1 when no KL is positive;
+    - KL: the next multiple of half a power of ten (0.5, 5, 50 by size) above the largest KL of the points, strictly, so
+      that the furthest point still counts: 16.2 -> 20, 20.0 -> 25, 0.34 -> 0.35; 1 when no KL is positive;
     - reward: the mean reward of the SFT policy (kind "sft"), because what is below it is not worth any KL; without an
       SFT point, the reward of the point with the smallest KL.
 
@@ -88,9 +88,9 @@ def default_reference(points: Sequence[Labelled]) -> tuple[float, float]:
 
 
 def _next_round(value: float) -> float:
-    """The smallest number with one significant digit above `value`; exact, in decimal."""
+    """The smallest multiple of half of `value`'s power of ten that is larger than `value`; exact, in decimal."""
     if value <= 0:
         return 1.0
     number = Decimal(repr(float(value)))
-    step = Decimal(1).scaleb(number.adjusted())
+    step = Decimal(5).scaleb(number.adjusted() - 1)
     return float(((number / step).to_integral_value(ROUND_FLOOR) + 1) * step)

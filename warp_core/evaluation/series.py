@@ -1,0 +1,204 @@
+"""How the points of a front are named, ordered and grouped into curves, for the table, the page and the picture."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from warp_core.evaluation.fronts import default_reference, dominated, hypervolume, pareto_front
+from warp_core.evaluation.points import Kind, Point
+
+__all__ = ["Front", "Series", "caption", "label", "make_front", "number", "with_error"]
+
+METHOD_NAMES = {"slerp": "SLERP", "lerp": "LERP", "slerp-weights": "SLERP of weights"}
+# Okabe and Ito's palette, which colour-blind readers can tell apart; one colour per iteration.
+ITERATION_COLORS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9", "#E69F00")
+_METHOD_ORDER = {method: i for i, method in enumerate(METHOD_NAMES)}
+_KIND_ORDER = {"sft": 0, "policy": 1, "merge": 2, "training": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """Points that are drawn alike and, where a line makes sense, joined.
+
+    name: the entry of the legend; group: its heading; path: what the line goes through, which may start at the SFT
+    policy although that is no member.
+    """
+
+    kind: Kind
+    name: str
+    group: str
+    color: str
+    method: str | None
+    members: tuple[Point, ...]
+    path: tuple[Point, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front:
+    """A set of points ready to be shown: measured points in order, which are dominated, and the curves."""
+
+    points: tuple[Point, ...]
+    """All but the moments of training runs: SFT policy first, then by iteration, kind, method and eta."""
+    dominated: tuple[bool, ...]
+    pareto: tuple[Point, ...]
+    series: tuple[Series, ...]
+    reference: tuple[float, float]
+    hypervolume: float
+
+    def is_dominated(self, point: Point) -> bool:
+        """Whether this very object is one of the dominated points."""
+        return any(flag and point is mine for mine, flag in zip(self.points, self.dominated, strict=True))
+
+
+def make_front(points: Sequence[Point], *, reference: tuple[float, float] | None = None) -> Front:
+    """Order and group points. Moments of training runs (kind "training") are curves but never part of the front.
+
+    reference: (KL, reward) of the hypervolume, by default `default_reference` of the measured points.
+    Raises ValueError if there is no measured point.
+    """
+    measured = tuple(sorted((p for p in points if p.kind != "training"), key=_order))
+    ref = reference or default_reference(measured)
+    return Front(
+        points=measured,
+        dominated=tuple(dominated(measured)),
+        pareto=tuple(pareto_front(measured)),
+        series=tuple(_series(sorted(points, key=_order))),
+        reference=ref,
+        hypervolume=hypervolume(measured, ref),
+    )
+
+
+def label(point: Point) -> str:
+    """A short name on one line, of printable characters only: "SFT policy", "policy 2", "SLERP 0.3/0.7"."""
+    if point.kind == "sft":
+        return "SFT policy"
+    if point.recipe is not None:
+        method = METHOD_NAMES.get(str(point.method), _plain(str(point.method or "merge")))
+        return " ".join(filter(None, [method, _weights_note(point), _towards_note(point)]))
+    name = f"policy {_plain(point.run)}" if point.run else _plain(_shortened(str(point.policy)))
+    return f"{name}, step {point.step}" if point.step is not None and point.kind == "training" else name
+
+
+def caption(front: Front) -> str:
+    """One line on how the points were measured: estimator, counts, seed, error bars, hypervolume."""
+    estimators = sorted({p.kl_estimator for p in front.points})
+    seeds = sorted({p.seed for p in front.points})
+    kl_ref, reward_ref = front.reference
+    return (
+        f"KL by the {' and '.join(estimators)} estimator; n = {_span([p.n for p in front.points])} completions each, "
+        f"seed {', '.join(map(str, seeds[:4]))}{', ...' if len(seeds) > 4 else ''}; bars: one standard error. "
+        f"Hypervolume {number(front.hypervolume)} against KL {number(kl_ref)}, reward {number(reward_ref)}."
+    )
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for people: `digits` significant digits and at least the integer part, no exponent; "-" for None."""
+    if value is None:
+        return "-"
+    decimals = max(0, digits - len(str(int(abs(value))))) if abs(value) >= 1 else digits - 1
+    text = f"{value:.{decimals}f}"
+    return text.lstrip("-") if float(text) == 0 else text
+
+
+def with_error(mean: float, se: float | None, *, sign: str) -> str:
+    """A mean and its standard error with the same decimals: "4.88 +- 0.11"; the mean alone without an error."""
+    text = number(mean)
+    decimals = len(text.partition(".")[2])
+    return text if se is None else f"{text} {sign} {se:.{decimals}f}"
+
+
+def _order(point: Point) -> tuple[int, int, int, str, str, float, int]:
+    return (
+        0 if point.kind == "sft" else 1,
+        point.iteration or 0,
+        _KIND_ORDER.get(point.kind or "policy", 1),
+        f"{_METHOD_ORDER.get(str(point.method), 9)}",
+        f"{point.run or ''}{_weights_note(point)}{_towards_note(point)}",
+        point.eta if point.eta is not None else 0.0,
+        point.step or 0,
+    )
+
+
+def _series(points: Sequence[Point]) -> list[Series]:
+    """Group sorted points by what they are; merges that differ in eta alone are one LITI curve."""
+    groups: dict[Hashable, list[Point]] = defaultdict(list)
+    for point in points:
+        groups[_series_key(point)].append(point)
+    sft = next((p for p in points if p.kind == "sft"), None)
+    iterations = sorted({p.iteration or 0 for p in points if p.kind != "sft"})
+    found = []
+    for members in groups.values():
+        first = members[0]
+        place = iterations.index(first.iteration or 0) if first.kind != "sft" else 0
+        found.append(
+            Series(
+                kind=first.kind or ("merge" if first.recipe is not None else "policy"),
+                name=_series_name(first),
+                group="Reference" if first.kind == "sft" else _group_name(first),
+                color="#111111" if first.kind == "sft" else ITERATION_COLORS[place % len(ITERATION_COLORS)],
+                method=first.method,
+                members=tuple(members),
+                path=_path(members, sft),
+            )
+        )
+    return found
+
+
+def _series_key(point: Point) -> Hashable:
+    if point.recipe is not None:
+        rest = {k: str(v) for k, v in point.recipe.items() if k != "eta"}
+        return (point.iteration, "merge", point.method, tuple(sorted(rest.items())))
+    return (point.iteration, point.kind, point.run if point.kind == "training" else None)
+
+
+def _series_name(point: Point) -> str:
+    if point.kind == "policy" or (point.kind is None and point.recipe is None):
+        return "single policies"
+    if point.kind == "training":
+        return f"RL run {_plain(point.run)}" if point.run else "RL run"
+    return label(point)
+
+
+def _group_name(point: Point) -> str:
+    return f"Iteration {point.iteration}" if point.iteration is not None else "Models"
+
+
+def _path(members: Sequence[Point], sft: Point | None) -> tuple[Point, ...]:
+    """The curve. With eta = 0 a merge is the init (or `towards`) itself: the SFT policy where the data says so."""
+    first = members[0]
+    if first.recipe is None:
+        return tuple(members) if first.kind == "training" else ()
+    starts_at_sft = (first.iteration or 1) == 1 or first.recipe.get("towards") is not None
+    if sft is not None and starts_at_sft and first.eta is not None and first.eta > 0:
+        return (sft, *members)
+    return tuple(members)
+
+
+def _weights_note(point: Point) -> str:
+    """The weights where they are not all alike, else nothing."""
+    weights = (point.recipe or {}).get("weights") or []
+    if len({round(float(w), 6) for w in weights}) < 2:
+        return ""
+    return "/".join(f"{float(w):.3g}" for w in weights)
+
+
+def _towards_note(point: Point) -> str:
+    return "to SFT" if (point.recipe or {}).get("towards") else ""
+
+
+def _shortened(name: str) -> str:
+    if re.fullmatch(r"[0-9a-f]{32,}", name):
+        return name[:8]
+    return name if len(name) <= 40 else f"...{name[-37:]}"
+
+
+def _plain(text: str) -> str:
+    """Printable characters only: no line breaks, terminal codes or text direction marks."""
+    kept = "".join(c if unicodedata.category(c)[0] != "C" else "?" for c in text)
+    return " ".join(kept.split())[:60]
+
+
+def _span(counts: Sequence[int]) -> str:
+    return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
