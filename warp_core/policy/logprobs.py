@@ -6,6 +6,7 @@ B completions, P prompt tokens, T completion tokens, V vocabulary.
 import torch
 
 from warp_core.policy.model import Policy
+from warp_core.policy.prefix import position_arguments, shared_prefix
 from warp_core.policy.sampling import Completions
 
 __all__ = ["completion_logits", "token_logprobs"]
@@ -14,22 +15,28 @@ __all__ = ["completion_logits", "token_logprobs"]
 def completion_logits(policy: Policy, completions: Completions, *, temperature: float) -> torch.Tensor:
     """Return float32 logits_BTV / temperature, the ones that each completion token was drawn from.
 
-    Only the T positions that predict a completion token go through the head. Follows the caller's gradient mode.
+    Only the T positions that predict a completion token go through the head, and a prompt that several rows share is
+    computed once. Follows the caller's gradient mode.
     """
-    prompts = completions.prompts
-    num_prompt, num_new = prompts.ids_BP.shape[1], completions.tokens_BT.shape[1]
+    prompts, tokens_BT = completions.prompts, completions.tokens_BT
+    num_prompt, num_new = prompts.ids_BP.shape[1], tokens_BT.shape[1]
     # The last token predicts nothing that is scored.
-    ids = torch.cat([prompts.ids_BP, completions.tokens_BT[:, :-1]], dim=1)
     mask = torch.cat([prompts.mask_BP, completions.mask_BT[:, :-1].long()], dim=1)
-    extra: dict[str, object] = {}
-    if policy.takes_positions:
-        extra["position_ids"] = (mask.cumsum(dim=1) - 1).clamp_min(0)
-    if policy.keeps_logits:
-        extra["logits_to_keep"] = num_new
-    logits = policy.model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits
-    if not policy.keeps_logits:
-        logits = logits[:, num_prompt - 1 :]
-    return logits.float() / temperature
+    prefix = shared_prefix(policy, prompts, length=num_prompt)
+    if prefix is None:
+        ids = torch.cat([prompts.ids_BP, tokens_BT[:, :-1]], dim=1)
+        keep = {"logits_to_keep": num_new} if policy.keeps_logits else {}
+        positions = position_arguments(policy, mask)
+        logits = policy.model(input_ids=ids, attention_mask=mask, use_cache=False, **positions, **keep).logits
+        return logits[:, -num_new:].float() / temperature
+    first = prefix.logits_GV.repeat_interleave(prompts.group, dim=0).unsqueeze(1)
+    if num_new == 1:
+        return first.float() / temperature
+    positions = position_arguments(policy, mask, start=num_prompt)
+    rest = policy.model(
+        input_ids=tokens_BT[:, :-1], attention_mask=mask, past_key_values=prefix.cache, use_cache=True, **positions
+    ).logits
+    return torch.cat([first, rest], dim=1).float() / temperature
 
 
 def token_logprobs(policy: Policy, completions: Completions, *, temperature: float) -> torch.Tensor:

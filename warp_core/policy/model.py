@@ -26,6 +26,7 @@ class Policy:
         pad_id: the token written after the end.
         takes_positions: whether the forward accepts `position_ids`; the others count from the mask themselves.
         keeps_logits: whether the forward can compute the last logits only.
+        shares_prefix: whether keys and values are all that the model remembers, so that a prompt's can be shared.
     """
 
     model: PreTrainedModel
@@ -34,6 +35,7 @@ class Policy:
     pad_id: int
     takes_positions: bool
     keeps_logits: bool
+    shares_prefix: bool
 
     @property
     def device(self) -> torch.device:
@@ -94,6 +96,8 @@ def load_policy(folder: Path, *, device: torch.device | None = None, dtype: torc
         pad_id=pad_id,
         takes_positions="position_ids" in parameters,
         keeps_logits="logits_to_keep" in parameters,
+        # Recurrent and hybrid models carry a state that is not a key-value cache.
+        shares_prefix="past_key_values" in parameters and not getattr(model, "_is_stateful", False),
     )
 
 

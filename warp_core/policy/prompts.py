@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from warp_core.errors import PromptError
-from warp_core.workspace.paths import assets_root
+from warp_core.workspace.assets import assets_root
 
 __all__ = ["BUILT_IN_PROMPTS", "PromptBatch", "encode_prompts", "prompts_id", "read_prompts"]
 
@@ -25,11 +25,13 @@ class PromptBatch:
         texts: the B prompts as given.
         ids_BP: int64 token ids.
         mask_BP: int64, 0 on padding.
+        group: every `group` rows in a row are the same prompt, so that its keys and values can be computed once.
     """
 
     texts: tuple[str, ...]
     ids_BP: torch.Tensor
     mask_BP: torch.Tensor
+    group: int = 1
 
     def repeat(self, times: int) -> "PromptBatch":
         """Return each prompt `times` times in a row: B * times rows, groups kept together."""
@@ -37,6 +39,18 @@ class PromptBatch:
             texts=tuple(text for text in self.texts for _ in range(times)),
             ids_BP=self.ids_BP.repeat_interleave(times, dim=0),
             mask_BP=self.mask_BP.repeat_interleave(times, dim=0),
+            group=self.group * times,
+        )
+
+    def rows(self, start: int, stop: int) -> "PromptBatch":
+        """Return the rows start..stop-1; they stay groups only where no group is cut."""
+        stop = min(stop, len(self.texts))
+        whole = start % self.group == 0 and stop % self.group == 0
+        return PromptBatch(
+            texts=self.texts[start:stop],
+            ids_BP=self.ids_BP[start:stop],
+            mask_BP=self.mask_BP[start:stop],
+            group=self.group if whole else 1,
         )
 
 

@@ -11,10 +11,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from warp_core.policy.model import Policy
+from warp_core.policy.prefix import shared_prefix
 from warp_core.policy.prompts import PromptBatch
 
 __all__ = ["Completions", "completion_mask", "row_seed", "sample"]
@@ -45,13 +47,8 @@ class Completions:
 
     def rows(self, start: int, stop: int) -> "Completions":
         """Return the rows start..stop-1."""
-        prompts = PromptBatch(
-            texts=self.prompts.texts[start:stop],
-            ids_BP=self.prompts.ids_BP[start:stop],
-            mask_BP=self.prompts.mask_BP[start:stop],
-        )
         return Completions(
-            prompts=prompts,
+            prompts=self.prompts.rows(start, stop),
             tokens_BT=self.tokens_BT[start:stop],
             mask_BT=self.mask_BT[start:stop],
             logp_BT=self.logp_BT[start:stop],
@@ -68,18 +65,19 @@ def row_seed(*parts: object) -> int:
 class _GumbelSampler(LogitsProcessor):
     """Adds each row's own Gumbel noise, so that the greedy choice is a draw; remembers the log-probability."""
 
-    def __init__(self, seeds: Sequence[int], *, temperature: float, device: torch.device) -> None:
-        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+    def __init__(self, seeds: Sequence[int], *, temperature: float) -> None:
+        self.generators = [np.random.Generator(np.random.SFC64(seed)) for seed in seeds]
         self.temperature = temperature
         self.logps: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         logp_BV = (scores.float() / self.temperature).log_softmax(dim=-1)
-        noise_BV = torch.empty_like(logp_BV)
-        for row, generator in zip(noise_BV, self.generators, strict=True):
-            row.exponential_(generator=generator)
+        # Drawn on the CPU on every device: the same seeds give the same noise everywhere.
+        noise_BV = torch.empty(logp_BV.shape, dtype=torch.float32)
+        for row, generator in zip(noise_BV.numpy(), self.generators, strict=True):
+            generator.standard_exponential(out=row, dtype=np.float32)
         # An exponential of exactly 0 is a rounding artefact that would make an impossible token certain.
-        drawn_BV = logp_BV - noise_BV.clamp_min_(2.0**-25).log_()
+        drawn_BV = logp_BV - noise_BV.clamp_min_(2.0**-25).log_().to(logp_BV.device)
         token_B1 = drawn_BV.argmax(dim=-1, keepdim=True)
         self.logps.append(logp_BV.gather(1, token_B1).squeeze(1))
         return drawn_BV
@@ -91,7 +89,7 @@ def completion_mask(tokens_BT: torch.Tensor, eos_ids: Sequence[int]) -> torch.Te
     return (ended_BT.cumsum(dim=1) - ended_BT.long()) == 0
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample(
     policy: Policy, prompts: PromptBatch, *, seeds: Sequence[int], max_new_tokens: int, temperature: float
 ) -> Completions:
@@ -106,18 +104,21 @@ def sample(
     """
     if len(seeds) != len(prompts.texts):
         raise ValueError(f"{len(seeds)} seeds for {len(prompts.texts)} prompts: one per row is needed")
-    sampler = _GumbelSampler(seeds, temperature=temperature, device=prompts.ids_BP.device)
+    sampler = _GumbelSampler(seeds, temperature=temperature)
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
         eos_token_id=list(policy.eos_ids) or None,
         pad_token_id=policy.pad_id,
     )
+    # All of the prompt but its last token, which generation takes from there.
+    prefix = shared_prefix(policy, prompts, length=prompts.ids_BP.shape[1] - 1)
     sequences = policy.model.generate(
         input_ids=prompts.ids_BP,
         attention_mask=prompts.mask_BP,
         generation_config=settings,
         logits_processor=LogitsProcessorList([sampler]),
+        **({"past_key_values": prefix.cache} if prefix else {}),
     )
     tokens_BT = sequences[:, prompts.ids_BP.shape[1] :].clone()
     mask_BT = completion_mask(tokens_BT, policy.eos_ids)

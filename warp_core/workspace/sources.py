@@ -169,7 +169,7 @@ def convert_gguf(gguf: str, out: str) -> None:
     }
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
 
-    config: dict[str, Any] = model.config.to_dict()
+    config: dict[str, Any] = model.config.to_diff_dict()
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path", "transformers_version", "torch_dtype"):
         config.pop(key, None)
     config |= {"architectures": ["LlamaForCausalLM"], "dtype": "float32"}

@@ -1,0 +1,146 @@
+"""Measure a policy: sample on fixed prompts with common random numbers, score with the reward, KL to the SFT policy.
+
+B completions, P prompt tokens, T completion tokens, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from warp_core.evaluation.kl import exact_kl, mc_kl
+from warp_core.evaluation.points import Evaluation, Sample
+from warp_core.policy.logprobs import completion_logits
+from warp_core.policy.model import Policy
+from warp_core.policy.prompts import encode_prompts, prompts_id
+from warp_core.policy.sampling import Completions, row_seed, sample
+from warp_core.rewards import RewardBatch, RewardSum
+
+__all__ = ["Subject", "evaluation_of", "measure"]
+
+# Rows whose logits over the whole vocabulary are in memory at once, twice.
+SCORED_ROWS = 16
+
+Within = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The policy to measure and the SFT policy to measure it against, on one model in memory.
+
+    Attributes:
+        policy: the model.
+        measured: makes the model the measured policy for the time of a block.
+        anchor: makes it the SFT policy for the time of a block; it is entered inside `measured`.
+    """
+
+    policy: Policy
+    measured: Within = nullcontext
+    anchor: Within
+
+
+def evaluation_of(
+    prompts: Sequence[str],
+    reward: RewardSum,
+    *,
+    samples_per_prompt: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    kl_estimator: str,
+    chat_template: bool,
+) -> Evaluation:
+    """Return the record of what is asked, which names a result in the store together with the recipe."""
+    return Evaluation(
+        reward_id=reward.id,
+        prompts_id=prompts_id(prompts),
+        num_prompts=len(prompts),
+        samples_per_prompt=samples_per_prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        kl_estimator=kl_estimator,
+        chat_template=chat_template,
+    )
+
+
+def measure(
+    subject: Subject,
+    prompts: Sequence[str],
+    reward: RewardSum,
+    evaluation: Evaluation,
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Sample]:
+    """Sample every prompt `samples_per_prompt` times and score each completion.
+
+    A completion's random stream depends on the seed, the prompt's place and the sample's number alone: the same for
+    every policy measured with the same evaluation, whatever the batch size.
+
+    Args:
+        subject: the policy and its SFT anchor.
+        prompts: the prompts, in the order that `evaluation` was made of.
+        reward: what scores (prompt, completion).
+        evaluation: lengths, temperature, seed, estimator.
+        batch_size: completions sampled at once.
+        progress: called with (completions done, completions in all).
+    """
+    rows = [(place, number) for place in range(len(prompts)) for number in range(evaluation.samples_per_prompt)]
+    samples: list[Sample] = []
+    with subject.measured():
+        for chunk in (rows[start : start + batch_size] for start in range(0, len(rows), batch_size)):
+            completions = _sample_chunk(subject.policy, [prompts[place] for place, _ in chunk], chunk, evaluation)
+            kl_B = torch.cat(list(_kl_by_rows(subject, completions, evaluation)))
+            samples += _scored(completions, kl_B, reward)
+            if progress:
+                progress(len(samples), len(rows))
+    return samples
+
+
+def _sample_chunk(
+    policy: Policy, prompts: Sequence[str], chunk: Sequence[tuple[int, int]], evaluation: Evaluation
+) -> Completions:
+    batch = encode_prompts(prompts, policy.tokenizer, chat_template=evaluation.chat_template, device=policy.device)
+    return sample(
+        policy,
+        batch,
+        seeds=[row_seed("evaluate", evaluation.seed, place, number) for place, number in chunk],
+        max_new_tokens=evaluation.max_new_tokens,
+        temperature=evaluation.temperature,
+    )
+
+
+@torch.no_grad()
+def _kl_by_rows(subject: Subject, completions: Completions, evaluation: Evaluation) -> Iterator[torch.Tensor]:
+    """Yield kl_B of a few rows at a time, so that the logits of two policies fit beside each other."""
+    for start in range(0, len(completions.texts), SCORED_ROWS):
+        rows = completions.rows(start, start + SCORED_ROWS)
+        logits_BTV = completion_logits(subject.policy, rows, temperature=evaluation.temperature)
+        with subject.anchor():
+            anchor_BTV = completion_logits(subject.policy, rows, temperature=evaluation.temperature)
+        if evaluation.kl_estimator == "exact":
+            yield exact_kl(logits_BTV, anchor_BTV, rows.mask_BT).cpu()
+        else:
+            logp_BT, anchor_logp_BT = (
+                (x.log_softmax(dim=2).gather(2, rows.tokens_BT.unsqueeze(2)).squeeze(2)) for x in (logits_BTV, anchor_BTV)
+            )
+            yield mc_kl(logp_BT, anchor_logp_BT, rows.mask_BT).cpu()
+
+
+def _scored(completions: Completions, kl_B: torch.Tensor, reward: RewardSum) -> list[Sample]:
+    scores = reward(
+        RewardBatch(prompts=completions.prompts.texts, completions=completions.texts, num_tokens=completions.num_tokens)
+    )
+    return [
+        Sample(
+            prompt=completions.prompts.texts[row],
+            completion=completions.texts[row],
+            reward=float(scores.total_B[row]),
+            rewards={name: float(part_B[row]) for name, part_B in scores.parts.items()},
+            kl=float(kl_B[row]),
+            num_tokens=completions.num_tokens[row],
+        )
+        for row in range(len(completions.texts))
+    ]

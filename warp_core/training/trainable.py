@@ -1,0 +1,164 @@
+"""What a run trains, behind one small face: a LoRA adapter on a frozen base, or every weight of the model.
+
+Both keep float32 masters that the optimizer steps, and can turn the model into its anchor or into the SFT policy for
+the time of a block without copying the policy away.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from warp_core.policy.lora import Factors, LoraLinear, attach_lora, in_mode
+from warp_core.policy.model import Policy, load_policy, pointed_at
+from warp_core.training.config import AdapterConfig
+
+__all__ = ["FullTrainable", "LoraTrainable", "Trainable"]
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Trainable(Protocol):
+    """A policy in training."""
+
+    policy: Policy
+    masters: Tensors
+
+    def sampling(self) -> AbstractContextManager[None]:
+        """Within the block the model samples fast from the policy."""
+
+    def at_anchor(self, ema: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
+        """Within the block the model is the anchor with the masters `ema`."""
+
+    def at_sft(self) -> AbstractContextManager[None]:
+        """Within the block the model is the SFT policy."""
+
+    def collect_gradients(self) -> None:
+        """After a backward pass: see that the masters' .grad holds the sum so far, in float32."""
+
+    def spread_masters(self) -> None:
+        """After an optimizer step: see that the model computes with the new masters."""
+
+
+class LoraTrainable:
+    """A LoRA adapter over the shared base; on top of `frozen`, the adapter of an earlier iteration's init."""
+
+    def __init__(
+        self, policy: Policy, config: AdapterConfig, *, seed: int, frozen: Mapping[str, Factors] | None = None
+    ) -> None:
+        self.policy = policy
+        self.layers: dict[str, LoraLinear] = attach_lora(
+            policy.model,
+            rank=config.rank,
+            scale=config.alpha / config.rank,
+            targets=config.targets,
+            seed=seed,
+            frozen=frozen,
+        )
+        self.masters: Tensors = {}
+        for name, layer in self.layers.items():
+            layer.a_RI.requires_grad_(config.train == "both" and layer.a_RI.numel() > 0)
+            if layer.a_RI.numel():
+                self.masters[f"{name}.b_OR"] = layer.b_OR
+            if layer.a_RI.requires_grad:
+                self.masters[f"{name}.a_RI"] = layer.a_RI
+
+    def sampling(self) -> AbstractContextManager[None]:
+        """Fold base + B A into one dense weight per layer for the time of the block."""
+        return in_mode(list(self.layers.values()), "folded")
+
+    @contextmanager
+    def at_anchor(self, ema: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Point the factors at the EMA's; the base is shared."""
+        with pointed_at(self.policy.model, ema), in_mode(list(self.layers.values()), "lora"):
+            yield
+
+    def at_sft(self) -> AbstractContextManager[None]:
+        """Leave every adapter out: the base is the SFT policy."""
+        return in_mode(list(self.layers.values()), "base")
+
+    def collect_gradients(self) -> None:
+        """Nothing to do: the masters are what the model computes with."""
+
+    def spread_masters(self) -> None:
+        """Nothing to do: the masters are what the model computes with."""
+
+    def factors(self) -> dict[str, Factors]:
+        """Return the complete adapter over the base, by layer path."""
+        return {name: layer.factors() for name, layer in self.layers.items()}
+
+
+class FullTrainable:
+    """Every weight of the model; masters beside it where it computes in less than float32.
+
+    Args:
+        policy: the model at the init of the iteration.
+        sft_folder: where the SFT policy lies; it is read when it is asked for.
+        keep_sft: hold the SFT policy in memory (it is the anchor of every step).
+    """
+
+    def __init__(self, policy: Policy, *, sft_folder: Callable[[], Path], keep_sft: bool) -> None:
+        self.policy = policy
+        self.live: Tensors = dict(policy.model.named_parameters())
+        for parameter in self.live.values():
+            parameter.requires_grad_(True)
+        shared = all(parameter.dtype == torch.float32 for parameter in self.live.values())
+        self.masters: Tensors = (
+            self.live
+            if shared
+            else {name: live.detach().float().requires_grad_(True) for name, live in self.live.items()}
+        )
+        self._sft_folder, self._keep_sft = sft_folder, keep_sft
+        self._sft: Tensors | None = None
+
+    def sampling(self) -> AbstractContextManager[None]:
+        """The model samples from its weights as they are."""
+        return nullcontext()
+
+    def at_anchor(self, ema: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
+        """Point the weights at the EMA, cast to the compute dtype where that differs."""
+        return pointed_at(self.policy.model, {name: ema[name].to(live.dtype) for name, live in self.live.items()})
+
+    @contextmanager
+    def at_sft(self) -> Iterator[None]:
+        """Point the weights at the SFT policy's."""
+        if self._sft is None:
+            self._sft = self._read_sft()
+        try:
+            with pointed_at(self.policy.model, self._sft):
+                yield
+        finally:
+            if not self._keep_sft:
+                self._sft = None
+
+    def _read_sft(self) -> Tensors:
+        sft = load_policy(self._sft_folder(), device=self.policy.device, dtype=self.policy.dtype)
+        return {name: parameter.data for name, parameter in sft.model.named_parameters()}
+
+    def collect_gradients(self) -> None:
+        """Add low-precision gradients up in float32."""
+        if self.masters is self.live:
+            return
+        for name, live in self.live.items():
+            if live.grad is not None:
+                master = self.masters[name]
+                master.grad = live.grad.float() if master.grad is None else master.grad + live.grad
+                live.grad = None
+
+    @torch.no_grad()
+    def spread_masters(self) -> None:
+        """Round the masters into the compute dtype."""
+        if self.masters is not self.live:
+            for name, live in self.live.items():
+                live.copy_(self.masters[name])
+
+    @contextmanager
+    def showing_masters(self) -> Iterator[None]:
+        """Point the model at the float32 masters, to save them."""
+        with ExitStack() as stack:
+            if self.masters is not self.live:
+                stack.enter_context(pointed_at(self.policy.model, {n: t.detach() for n, t in self.masters.items()}))
+            yield

@@ -1,0 +1,98 @@
+"""The layout of a run folder: everything that Algorithm 1 makes, complete in itself and free to move.
+
+    RUN/
+      config.toml                   the configuration, every field filled in
+      run.json                      format, versions, the SFT policy's name and content id
+      results.sqlite                points and their samples
+      iteration-1/
+        init/                       the adapter or model this iteration starts from (from iteration 2 on)
+        policy-1/
+          state/                    resumable state: masters, EMA, Adam, step
+          metrics.jsonl             one line a step
+          checkpoint/               the finished policy
+          summary.json              steps done, why it ended
+        policy-2/ ...
+      front.json, front.csv, front.html
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warp_core.errors import WorkspaceError
+
+__all__ = ["RunFolder", "open_run"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration."""
+        return self.path / "config.toml"
+
+    @property
+    def about_file(self) -> Path:
+        """What made this run."""
+        return self.path / "run.json"
+
+    @property
+    def results_file(self) -> Path:
+        """The results store."""
+        return self.path / "results.sqlite"
+
+    def iteration(self, iteration: int) -> Path:
+        """The folder of an iteration (1-based)."""
+        return self.path / f"iteration-{iteration}"
+
+    def init(self, iteration: int) -> Path:
+        """The init of an iteration from 2 on."""
+        return self.iteration(iteration) / "init"
+
+    def policy(self, iteration: int, policy: int) -> Path:
+        """The folder of one RL run; `policy` counts from 1 as in theta_1..theta_M."""
+        return self.iteration(iteration) / f"policy-{policy}"
+
+    def checkpoint(self, iteration: int, policy: int) -> Path:
+        """The finished policy."""
+        return self.policy(iteration, policy) / "checkpoint"
+
+    def about(self) -> dict[str, Any]:
+        """Read run.json.
+
+        Raises:
+            WorkspaceError: it is missing, damaged or of a newer format.
+        """
+        try:
+            about = json.loads(self.about_file.read_text(encoding="utf-8"))
+            newer = int(about["format"]) > FORMAT
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WorkspaceError(f"{self.path} is not a run: its run.json cannot be read ({error})") from error
+        if newer:
+            raise WorkspaceError(f"{self.path} was made by a newer version: update warp-core")
+        return dict(about)
+
+    def finished_iterations(self, policies: int) -> list[int]:
+        """Return the iterations whose `policies` runs have all finished, from 1 on without a gap."""
+        done: list[int] = []
+        while all(self.checkpoint(len(done) + 1, m).is_dir() for m in range(1, policies + 1)):
+            done.append(len(done) + 1)
+        return done
+
+
+def open_run(path: Path) -> RunFolder:
+    """Open an existing run.
+
+    Raises:
+        WorkspaceError: there is none at `path`.
+    """
+    run = RunFolder(path)
+    run.about()
+    return run
