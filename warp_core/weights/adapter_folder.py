@@ -54,8 +54,7 @@ def write_adapter(
         tensors[f"base_model.model.{module}.lora_A.weight"] = a
         tensors[f"base_model.model.{module}.lora_B.weight"] = b
     shapes = {name: (dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    writer = ShardWriter(folder / "adapter_model.safetensors", shapes)
-    for name in writer.names:
-        writer.write(tensors[name].detach().cpu().to(dtype))
-    writer.close()
+    with ShardWriter(folder / "adapter_model.safetensors", shapes) as writer:
+        for name in writer.names:
+            writer.write(tensors[name].detach().cpu().to(dtype))
     return config

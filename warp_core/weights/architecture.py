@@ -90,8 +90,13 @@ def _fast_fingerprint(path: Path) -> str:
     model = data.get("model")
     if not isinstance(model, dict) or "vocab" not in model:
         raise CheckpointError(f"{path}: no model.vocab; get the tokenizer again")
-    merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges") or []]
-    added = sorted((t["id"], t["content"]) for t in data.get("added_tokens") or [])
+    try:
+        merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges") or []]
+        added = sorted((int(t["id"]), str(t["content"])) for t in data.get("added_tokens") or [])
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise CheckpointError(
+            f"{path}: merges or added_tokens are malformed ({err}); get the tokenizer again"
+        ) from None
     return f"tokenizer.json:{digest([model['vocab'], merges, added])}"
 
 

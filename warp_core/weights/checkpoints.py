@@ -219,10 +219,10 @@ def _equal(a: TensorEntry, b: TensorEntry) -> bool:
 
 
 def _require_same_base(init: Checkpoint, other: Checkpoint, policies: Sequence[Checkpoint]) -> None:
-    if any(p.kind != policies[0].kind for p in policies):
-        full = next(p for p in policies if p.kind == "full")
+    full = next((policy for policy in policies if policy.kind == "full"), None)
+    if full is not None:
         raise MismatchError(f"{full.path}: a full checkpoint among adapters; give policies of one kind")
-    if init.full.id != other.full.id or (init.kind == "adapter" and policies and policies[0].kind == "full"):
+    if init.full.id != other.full.id:
         raise MismatchError(
             f"{other.path}: its base is not that of {init.path} (base ids {other.full.id[:12]} and "
             f"{init.full.id[:12]}); adapters mix over one base only: merge them into full models first"

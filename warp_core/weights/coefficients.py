@@ -94,7 +94,7 @@ def coefficients(recipe: Recipe, geometry: Geometry) -> Coefficients:
     return Coefficients(
         layers=names,
         granularity=recipe.granularity,
-        init_L=recipe.eta * base_L + rest_L if to_init else recipe.eta * base_L,
+        init_L=1.0 + recipe.eta * (base_L - 1.0) if to_init else recipe.eta * base_L,
         coef_LM=recipe.eta * merged_LM,
         towards_L=np.zeros(len(names)) if to_init else rest_L,
     )

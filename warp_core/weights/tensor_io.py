@@ -88,7 +88,7 @@ def row_chunks(shape: tuple[int, ...], *, numel: int = CHUNK_NUMEL) -> Iterator[
 
 
 class ShardWriter:
-    """Writes one safetensors file from pieces that arrive in the order of `self.names`.
+    """Writes one safetensors file from pieces that arrive in the order of `self.names`; a context manager.
 
     `tensors` maps names to (dtype, shape). Wide dtypes come first so that every tensor is aligned.
     """
@@ -114,10 +114,12 @@ class ShardWriter:
         self._left -= raw.numel()
         self._file.write(_bytes_of(raw))
 
-    def close(self) -> None:
-        """Close the file; everything that the header announces must have been written."""
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
         self._file.close()
-        assert self._left == 0, f"{self._left} bytes of {self._file.name} were not written"
+        assert kind is not None or self._left == 0, f"{self._left} bytes of {self._file.name} were not written"
 
 
 def _bytes_of(raw: torch.Tensor) -> memoryview:

@@ -1,0 +1,190 @@
+"""A model in memory that moves from recipe to recipe in place, as fast as memory allows.
+
+    resident = ResidentMerge(model, init=init, policies=policies)        # model: loaded by transformers
+    resident.move(coefficients(recipe, geometry))                        # the same tensors as merge_to_folder writes
+    resident.reset()                                                     # theta_init again
+
+Shape suffixes: K sources [init, policies..., towards].
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from warp_core.errors import GeometryError, MismatchError
+from warp_core.weights.adapters import FactorStack, read_adapter, stack_adapters
+from warp_core.weights.blend import add_update, blend, working_dtype
+from warp_core.weights.checkpoints import Checkpoint, require_mixable
+from warp_core.weights.coefficients import Coefficients
+from warp_core.weights.layers import layer_of
+from warp_core.weights.tensor_io import CHUNK_NUMEL, row_chunks
+
+__all__ = ["ResidentMerge"]
+
+_RENAMED = {"lm_head": "embed_out"}  # name in memory -> name on disk (GPT-NeoX)
+_ACCELERATOR_NUMEL = 1 << 26  # many small kernels would cost more than a temporary of this size
+
+Factors = NDArray[np.float64]
+
+
+class ResidentMerge:
+    """Holds all sources of a merge beside a live model and writes merges into the live parameters, in place.
+
+    Memory: for full checkpoints a copy of theta_init and of every policy (and `towards`), in the dtype they have on
+    disk; for adapters one copy of the base and the factors. Tied parameters are moved once. The arithmetic is that of
+    `merge_to_folder`: on the CPU a preview equals an export of the same dtype bit for bit.
+
+    Not safe to use while another thread runs the model.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, init: Checkpoint, policies: Sequence[Checkpoint], towards: Checkpoint | None = None
+    ) -> None:
+        """Take over `model`, a transformers model of the architecture of `init`, and set it to theta_init.
+
+        Raises MismatchError if the checkpoints do not fit each other or the model.
+        """
+        require_mixable(init, policies, towards=towards)
+        self._live = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        self._num_policies = len(policies)
+        self._sources = (init, *policies, *([towards] if towards else []))
+        adapted = any(source.kind == "adapter" for source in self._sources)
+        held = self._sources[:1] if adapted else self._sources
+        self._copies = [_parameters_like(model, source.full) for source in held]
+        self._stacks = _stacks_on(self._live, [read_adapter(s) for s in self._sources]) if adapted else {}
+        self._adapted = adapted
+        self.reset()
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that is held beside the live model."""
+        copies = [tensor for copy in self._copies for tensor in copy.values()]
+        factors = [tensor for stack in self._stacks.values() for tensor in (stack.b_all, stack.a)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in [*copies, *factors])
+
+    def reset(self) -> None:
+        """Set the live parameters to theta_init."""
+        for name in self._live:
+            self._write(name, self._init_factors())
+
+    def move(self, coefficients: Coefficients) -> None:
+        """Set the live parameters to a merge of the policies, in the order they were given.
+
+        Raises MismatchError if the coefficients are of another number of policies or need a `towards` that is not held;
+        GeometryError if a parameter has no row, e.g. fused experts with coefficients per tensor. Nothing moves then.
+        """
+        if coefficients.coef_LM.shape[1] != self._num_policies:
+            raise MismatchError(
+                f"the coefficients are of {coefficients.coef_LM.shape[1]} policies, the model in memory holds "
+                f"{self._num_policies}; give unused policies the weight 0"
+            )
+        if coefficients.towards_L.any() and len(self._sources) == 1 + self._num_policies:
+            raise MismatchError("the recipe needs `towards`, which is not in memory; open the model with it")
+        sources_LK = coefficients.sources_LK[:, : len(self._sources)]
+        rows = {name: self._row(coefficients, name) for name in self._live}
+        for name, row in rows.items():
+            self._write(name, self._init_factors() if row is None else sources_LK[row])
+
+    def _init_factors(self) -> Factors:
+        factors_K = np.zeros(len(self._sources))
+        factors_K[0] = 1.0
+        return factors_K
+
+    def _row(self, coefficients: Coefficients, name: str) -> int | None:
+        """The row of a parameter, whose name in memory may differ from that on disk; None if no adapter moves it."""
+        layers = {layer: index for index, layer in enumerate(coefficients.layers)}
+        if coefficients.granularity == "model":
+            return layers.get("model")
+        tensor = _disk_name(name, self._sources[0].full.tensors)
+        if tensor is not None:
+            row = coefficients.row(tensor)
+        elif coefficients.granularity == "layer":
+            row = next((layers[x] for x in _aliases(layer_of(name)) if x in layers), None)
+        else:
+            raise GeometryError(
+                f"parameter {name!r} is stored under other names on disk, so it has no angle per tensor; "
+                "use --granularity layer"
+            )
+        if row is None and not self._adapted:
+            raise GeometryError(f"parameter {name!r} belongs to no layer of the geometry; compute it for this model")
+        return row
+
+    def _write(self, name: str, factors_K: Factors) -> None:
+        live = self._live[name]
+        if self._adapted:
+            self._write_adapted(live, name, factors_K)
+            return
+        held = [copy[name].reshape(-1) for copy in self._copies]
+        used = [k for k, factor in enumerate(factors_K) if factor != 0] or [0]
+        flat = live.view(-1)
+        for start, stop in row_chunks(tuple(live.shape), numel=_piece_numel(live)):
+            flat[start:stop].copy_(blend([held[k][start:stop] for k in used], factors_K[used]))
+
+    def _write_adapted(self, live: torch.Tensor, name: str, factors_K: Factors) -> None:
+        scale = float(np.float32(factors_K.sum()))
+        base, stack = self._copies[0][name], self._stacks.get(name)
+        b = stack.weighted_b(factors_K) if stack is not None else None
+        if stack is None or b is None or not b.any():
+            live.copy_(base if scale == 1 else blend([base], np.array([scale])))
+            return
+        width, dtype = live.shape[1], working_dtype(base.dtype)
+        for start, stop in row_chunks(tuple(live.shape), numel=_piece_numel(live)):
+            first, last = start // width, stop // width
+            weight = base[first:last].to(dtype)
+            if live.dtype == dtype:
+                add_update(weight, b, stack, scale=scale, first=first, out=live[first:last])
+            else:
+                live[first:last].copy_(add_update(weight, b, stack, scale=scale, first=first))
+
+
+def _parameters_like(model: nn.Module, source: Checkpoint) -> dict[str, torch.Tensor]:
+    """The parameters of a full checkpoint under the names they have in memory, in their dtype on disk."""
+    dtypes = Counter(entry.dtype for entry in source.tensors.values() if entry.is_float)
+    loader: Any = type(model)
+    loaded = loader.from_pretrained(
+        source.path, dtype=dtypes.most_common(1)[0][0], local_files_only=True, use_safetensors=True
+    )
+    live = dict(model.named_parameters())
+    found = {name: parameter.detach() for name, parameter in loaded.named_parameters()}
+    for name in sorted(live.keys() | found.keys()):
+        if name not in live or name not in found or live[name].shape != found[name].shape:
+            raise MismatchError(
+                f"{source.path}: parameter {name!r} does not fit the model in memory; load init's model"
+            )
+    return {name: tensor.to(live[name].device) for name, tensor in found.items()}
+
+
+def _stacks_on(live: dict[str, torch.Tensor], factors: Sequence[Any]) -> dict[str, FactorStack]:
+    """The stacked factors by parameter name, on the device of the parameter."""
+    stacks = {}
+    for module, stack in stack_adapters(factors).items():
+        name = f"{module}.weight"
+        if name not in live:
+            raise MismatchError(f"module {module!r} of an adapter is not in the model in memory; load init's model")
+        device = live[name].device
+        moved = {field: getattr(stack, field).to(device) for field in ("b_all", "a", "source", "row")}
+        stacks[name] = replace(stack, **moved)
+    return stacks
+
+
+def _disk_name(name: str, tensors: Any) -> str | None:
+    """The name on disk of a parameter in memory, if it is stored as one tensor."""
+    module, _, leaf = name.rpartition(".")
+    return next((f"{alias}.{leaf}" for alias in _aliases(module) if f"{alias}.{leaf}" in tensors), None)
+
+
+def _aliases(module: str) -> list[str]:
+    """The module as it may be called on disk: as is, without the class's prefix, or renamed."""
+    parts = module.split(".")
+    stripped = [".".join(parts[first:]) for first in range(min(3, len(parts)))]
+    return stripped + [_RENAMED[module]] * (module in _RENAMED)
+
+
+def _piece_numel(live: torch.Tensor) -> int:
+    return CHUNK_NUMEL if live.device.type == "cpu" else _ACCELERATOR_NUMEL

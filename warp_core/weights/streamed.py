@@ -1,0 +1,213 @@
+"""Write a merged model to disk piece by piece: memory stays at a few pieces, whatever the size of the model.
+
+init = open_checkpoint(...); policies = [open_checkpoint(...), ...]
+recipe = make_recipe(init, policies, eta=0.3)
+merge_to_folder(recipe, init=init, policies=policies, geometry=compute_geometry(init, policies), out=Path("merged"))
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from warp_core.errors import CheckpointError, MismatchError, NonFiniteError, RecipeError
+from warp_core.weights.adapter_folder import write_adapter
+from warp_core.weights.adapters import merge_adapters, read_adapter, stack_adapters, weight_name
+from warp_core.weights.blend import add_update, blend, working_dtype
+from warp_core.weights.checkpoints import Checkpoint, require_mixable
+from warp_core.weights.coefficients import Coefficients, coefficients
+from warp_core.weights.folders import weight_table
+from warp_core.weights.geometry import Geometry
+from warp_core.weights.headers import TensorEntry
+from warp_core.weights.layers import layer_of, layer_order
+from warp_core.weights.model_files import write_card, write_model_files, write_recipe_file
+from warp_core.weights.recipes import Recipe
+from warp_core.weights.shards import Shard, parse_dtype, parse_size, plan_shards, write_index
+from warp_core.weights.tensor_io import ShardWriter, TensorReader, row_chunks
+from warp_core.workspace.publish import publish_folder
+
+__all__ = ["MergeReport", "merge_to_folder"]
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeReport:
+    """What a merge wrote, and how long it took (wall_s seconds)."""
+
+    out: Path
+    recipe: Recipe
+    coefficients: Coefficients
+    num_params: int
+    size_bytes: int
+    wall_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; the coefficients as {layer: [M]}."""
+        return {
+            "out": str(self.out),
+            "recipe": self.recipe.to_json(),
+            "coefficients": self.coefficients.to_json(),
+            "num_params": self.num_params,
+            "size_bytes": self.size_bytes,
+            "wall_s": round(self.wall_s, 3),
+        }
+
+
+def merge_to_folder(
+    recipe: Recipe,
+    *,
+    init: Checkpoint,
+    policies: Sequence[Checkpoint],
+    geometry: Geometry,
+    out: Path,
+    towards: Checkpoint | None = None,
+    dtype: torch.dtype | str | None = None,
+    max_shard_size: int | str = "5GB",
+    kind: Literal["full", "adapter"] = "full",
+    base_name: str | None = None,
+    progress: Progress | None = None,
+) -> MergeReport:
+    """Publish the merged model as a complete Hugging Face folder (kind="full") or PEFT folder (kind="adapter").
+
+    out: a folder that does not exist yet; it appears whole or not at all.
+    dtype: of the weights, e.g. "bfloat16"; default: that of init, tensor by tensor (float32 for an adapter).
+    max_shard_size: bytes, or "5GB", "200MB".
+    base_name: what the card (and an adapter's config) call the base model; default: the name that the sources give.
+    progress: called with (elements done, elements in all).
+
+    Arithmetic is float32 at least. eta = 0 gives init (or `towards`) bitwise; a single policy with eta = 1 is that
+    policy bitwise when the dtypes agree.
+
+    Raises RecipeError if recipe and checkpoints disagree or sizes make no sense, MismatchError, GeometryError,
+    NonFiniteError if a value does not fit `dtype`, WorkspaceError if `out` exists or the disk fails.
+    """
+    started = time.monotonic()
+    _check_ids(recipe, init, policies, towards)
+    require_mixable(init, policies, towards=towards)
+    target, limit = parse_dtype(dtype), parse_size(max_shard_size)
+    coefs = coefficients(recipe, geometry)
+    sources = (init, *policies, *([towards] if towards else []))
+    with publish_folder(Path(out)) as folder:
+        if kind == "adapter":
+            _write_adapter_weights(folder, coefs, sources, towards, target or torch.float32, base_name)
+        else:
+            _write_full_weights(folder, _Merge(coefs, sources), target, limit, progress)
+        write_model_files(folder, sources, dtype=target, kind=kind)
+        write_recipe_file(folder, recipe, coefs, sources)
+        write_card(folder, recipe, sources, kind=kind, base_name=base_name)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        stem = "adapter_model" if kind == "adapter" else "model"
+        num_params = sum(entry.numel for entry in weight_table(folder, stem=stem).values())
+    return MergeReport(
+        out=Path(out),
+        recipe=recipe,
+        coefficients=coefs,
+        num_params=num_params,
+        size_bytes=size,
+        wall_s=time.monotonic() - started,
+    )
+
+
+class _Merge:
+    """The merged tensors of a set of sources, piece by piece."""
+
+    def __init__(self, coefs: Coefficients, sources: Sequence[Checkpoint]) -> None:
+        self.base = sources[0].full
+        self.tensors = self.base.tensors
+        self._coefs = coefs
+        self._sources = sources
+        self._sources_LK = coefs.sources_LK[:, : len(sources)]
+        self._adapted = any(source.kind == "adapter" for source in sources)
+        factors = [read_adapter(source) for source in sources] if self._adapted else []
+        self._stacks = {weight_name(name, self.tensors): stack for name, stack in stack_adapters(factors).items()}
+
+    def pieces(self, reader: TensorReader, entry: TensorEntry) -> Iterator[torch.Tensor]:
+        """1-D pieces of one merged tensor, in order; masks and position ids are those of init."""
+        row = self._coefs.row(entry.name)
+        if row is None or not entry.is_float:
+            yield from (reader.read(entry, start=start, stop=stop) for start, stop in row_chunks(entry.shape))
+        elif self._adapted:
+            yield from self._adapted_pieces(reader, entry, row)
+        else:
+            yield from self._full_pieces(reader, entry, row)
+
+    def _full_pieces(self, reader: TensorReader, entry: TensorEntry, row: int) -> Iterator[torch.Tensor]:
+        factors_K = self._sources_LK[row]
+        entries = [source.tensors[entry.name] for source in self._sources]
+        used = [k for k, factor in enumerate(factors_K) if factor != 0] or [0]
+        for start, stop in row_chunks(entry.shape):
+            yield blend([reader.read(entries[k], start=start, stop=stop) for k in used], factors_K[used])
+
+    def _adapted_pieces(self, reader: TensorReader, entry: TensorEntry, row: int) -> Iterator[torch.Tensor]:
+        scale = float(np.float32(self._sources_LK[row].sum()))
+        stack = self._stacks.get(entry.name)
+        b = stack.weighted_b(self._sources_LK[row]) if stack is not None else None
+        width = entry.shape[-1] if entry.shape else 1
+        for start, stop in row_chunks(entry.shape):
+            piece = blend([reader.read(entry, start=start, stop=stop)], np.array([scale]))
+            if stack is not None and b is not None and b.any():
+                weight = reader.read(entry, start=start, stop=stop).to(working_dtype(entry.dtype)).view(-1, width)
+                piece = add_update(weight, b, stack, scale=scale, first=start // width).reshape(-1)
+            yield piece
+
+
+def _write_full_weights(
+    folder: Path, merge: _Merge, dtype: torch.dtype | None, limit: int, progress: Progress | None
+) -> None:
+    entries = sorted(merge.tensors.values(), key=lambda entry: (layer_order(layer_of(entry.name)), entry.name))
+    specs = {entry.name: (dtype if dtype and entry.is_float else entry.dtype, entry.shape) for entry in entries}
+    shards = plan_shards(specs, limit=limit)
+    done, total = 0, sum(entry.numel for entry in entries)
+    with TensorReader() as reader:
+        for shard in shards:
+            with ShardWriter(folder / shard.file, shard.tensors) as writer:
+                for name in writer.names:
+                    _write_tensor(writer, merge, reader, name, shard)
+                    done += merge.tensors[name].numel
+                    if progress:
+                        progress(done, total)
+    write_index(folder, shards)
+    written = {name: entry.shape for name, entry in weight_table(folder).items()}
+    if written != {entry.name: entry.shape for entry in entries}:
+        raise CheckpointError(f"{folder}: the merged weights are not those of init; please report this")
+
+
+def _write_tensor(writer: ShardWriter, merge: _Merge, reader: TensorReader, name: str, shard: Shard) -> None:
+    dtype = shard.tensors[name][0]
+    for piece in merge.pieces(reader, merge.tensors[name]):
+        cast = piece.to(dtype)
+        if cast.is_floating_point() and not torch.isfinite(cast).all():
+            short = str(dtype).removeprefix("torch.")
+            raise NonFiniteError(
+                f"tensor {name!r}: a merged value is NaN or too large for {short}; choose another dtype"
+            )
+        writer.write(cast)
+
+
+def _write_adapter_weights(
+    folder: Path,
+    coefs: Coefficients,
+    sources: Sequence[Checkpoint],
+    towards: Checkpoint | None,
+    dtype: torch.dtype,
+    base_name: str | None,
+) -> None:
+    policies = sources[1 : len(sources) - (towards is not None)]
+    if any(policy.kind != "adapter" for policy in policies):
+        raise MismatchError("the policies are full checkpoints, so their merge is no adapter; write a full model")
+    factors = merge_adapters(coefs, init=sources[0], policies=policies, towards=towards)
+    name = base_name or str(policies[0].config.get("base_model_name_or_path") or policies[0].full.path)
+    write_adapter(factors, folder, base_name=name, dtype=dtype)
+
+
+def _check_ids(recipe: Recipe, init: Checkpoint, policies: Sequence[Checkpoint], towards: Checkpoint | None) -> None:
+    given = (init.id, tuple(policy.id for policy in policies), towards.id if towards else None)
+    if given != (recipe.init, recipe.policies, recipe.towards):
+        raise RecipeError(
+            "recipe: init, policies or towards are not the checkpoints given; pass them in the same order"
+        )
