@@ -7,12 +7,24 @@ model wrote is escaped, both for HTML and for the small markup language of plotl
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-
-import plotly.graph_objects as go
+from typing import TYPE_CHECKING
 
 from warp_core.evaluation.points import Point
-from warp_core.evaluation.series import Front, Series, caption, label, make_front, number, with_error
+from warp_core.evaluation.series import (
+    Front,
+    Series,
+    how_measured,
+    hypervolume_note,
+    label,
+    make_front,
+    number,
+    plain,
+    with_error,
+)
 from warp_core.workspace.publish import write_text_atomic
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 __all__ = ["front_figure", "write_front_html"]
 
@@ -21,6 +33,7 @@ INK, MUTED, GRID = "#1f2328", "#59636e", "#eceff2"
 _DASHES = {"slerp": "solid", "lerp": "dash", "slerp-weights": "dot"}
 _SYMBOLS = {"slerp": "circle", "lerp": "circle-open", "slerp-weights": "square-open"}
 _FADED = 0.4
+_PLUS_MINUS = "\u00b1"
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
     "form-action 'none'"
@@ -59,7 +72,7 @@ def write_front_html(
     reference: (KL, reward) of the hypervolume, by default `fronts.default_reference`. reward_label: the reward axis.
     Raises ValueError if there is no measured point, WorkspaceError if the file cannot be written.
     """
-    front = make_front(points, reference=reference)
+    front, title = make_front(points, reference=reference), plain(title)
     plot = _figure(front, reward_label).to_html(
         full_html=False,
         include_plotlyjs=True,
@@ -84,7 +97,7 @@ def write_front_html(
 <body>
 <main>
 <h1>{escape(title)}</h1>
-<p class="caption">{escape(caption(front))}</p>
+<p class="caption">{escape(f"{how_measured(front)}; bars: one standard error. {hypervolume_note(front)}")}</p>
 <div class="plot">{plot}</div>
 {_table(front)}
 </main>
@@ -96,7 +109,7 @@ def write_front_html(
 
 def front_figure(
     points: Sequence[Point], *, reference: tuple[float, float] | None = None, reward_label: str = "Reward"
-) -> go.Figure:
+) -> "go.Figure":
     """The plot alone: reward against KL with error bars, LITI curves, RL runs, the Pareto front and its hypervolume.
 
     Raises ValueError if there is no measured point.
@@ -104,7 +117,9 @@ def front_figure(
     return _figure(make_front(points, reference=reference), reward_label)
 
 
-def _figure(front: Front, reward_label: str) -> go.Figure:
+def _figure(front: Front, reward_label: str) -> "go.Figure":
+    import plotly.graph_objects as go  # here, because it takes long and the terminal table does without
+
     figure = go.Figure()
     _add_pareto(figure, front)
     for kind in ("training", "merge", "policy", "sft"):
@@ -115,12 +130,12 @@ def _figure(front: Front, reward_label: str) -> go.Figure:
     for trace in figure.data:
         if trace.showlegend is not False and trace.legendgroup not in headed:
             headed.add(trace.legendgroup)
-            trace.legendgrouptitle = {"text": f"<b>{escape(trace.legendgroup)}</b>"}
+            trace.legendgrouptitle = {"text": f"<b>{_markup(trace.legendgroup)}</b>"}
     _lay_out(figure, front, reward_label)
     return figure
 
 
-def _add_pareto(figure: go.Figure, front: Front) -> None:
+def _add_pareto(figure: "go.Figure", front: Front) -> None:
     """The staircase of the front, and the area that the hypervolume measures, shaded."""
     kl_ref, reward_ref = front.reference
     inside = [p for p in front.pareto if p.kl < kl_ref and p.reward > reward_ref]
@@ -153,7 +168,7 @@ def _staircase(
     return xs, ys
 
 
-def _add_series(figure: go.Figure, front: Front, series: Series) -> None:
+def _add_series(figure: "go.Figure", front: Front, series: Series) -> None:
     """One trace: the line along `series.path`, and a marker with error bars on every member."""
     quiet = series.kind == "training"
     line, marker = _line(series), _marker(front, series)
@@ -174,7 +189,7 @@ def _add_series(figure: go.Figure, front: Front, series: Series) -> None:
         hovertext=[_hover(p, dominated=front.is_dominated(p)) if p else "" for p in spots],
         hoverinfo="text",
         legendgroup=series.group,
-        name=escape(series.name),
+        name=_markup(series.name[:28]),
         legendrank={"sft": 10, "merge": 20, "policy": 30}.get(series.kind, 40),
     )
 
@@ -208,21 +223,21 @@ def _hover(point: Point, *, dominated: bool = False) -> str:
     head = label(point)
     if point.eta is not None:
         head += f", eta {point.eta:.4g}"
-    lines = [f"<b>{escape(head)}</b>"]
+    lines = [f"<b>{_markup(head)}</b>"]
     if point.iteration is not None:
         lines.append(f"iteration {point.iteration}")
     weights = (point.recipe or {}).get("weights") or []
     if weights:
-        lines.append("weights " + escape(" / ".join(f"{float(w):.3g}" for w in weights)))
+        lines.append("weights " + _markup(" / ".join(f"{float(w):.3g}" for w in weights)))
     lines += [
-        f"reward {with_error(point.reward, point.reward_se, sign='&plusmn;')}",
-        f"KL {with_error(point.kl, point.kl_se, sign='&plusmn;')} nats",
+        f"reward {with_error(point.reward, point.reward_se, sign=_PLUS_MINUS)}",
+        f"KL {with_error(point.kl, point.kl_se, sign=_PLUS_MINUS)} nats",
         f"length {number(point.length)} tokens, n {point.n}",
     ]
     return "<br>".join(lines + (["dominated"] if dominated else []))
 
 
-def _lay_out(figure: go.Figure, front: Front, reward_label: str) -> None:
+def _lay_out(figure: "go.Figure", front: Front, reward_label: str) -> None:
     reach = max(p.kl + (p.kl_se or 0) for p in front.points)
     furthest = max([reach, *(p.kl for s in front.series for p in s.path)])
     right = max(1.06 * reach, min(1.03 * furthest, 1.6 * reach)) or 1.0
@@ -237,7 +252,12 @@ def _lay_out(figure: go.Figure, front: Front, reward_label: str) -> None:
         plot_bgcolor="#fff",
         margin={"l": 64, "r": 16, "t": 34, "b": 56},
         hovermode="closest",
-        hoverlabel={"bgcolor": "#fff", "bordercolor": "#c8ced5", "font": {"color": INK, "size": 12}, "align": "left"},
+        hoverlabel={
+            "bgcolor": "#fff",
+            "bordercolor": "#c8ced5",
+            "font": {"color": INK, "size": 12, "family": FONT},
+            "align": "left",
+        },
         legend={
             "groupclick": "toggleitem",
             "tracegroupgap": 14,
@@ -251,7 +271,7 @@ def _lay_out(figure: go.Figure, front: Front, reward_label: str) -> None:
         range=[left - 0.025 * right, right],
         **axis,
     )
-    figure.update_yaxes(title={"text": escape(reward_label), **title}, **axis)
+    figure.update_yaxes(title={"text": _markup(plain(reward_label)[:60]), **title}, **axis)
 
 
 def _table(front: Front) -> str:
@@ -262,8 +282,8 @@ def _table(front: Front) -> str:
         cells = [
             "-" if point.iteration is None else str(point.iteration),
             "-" if point.eta is None else f"{point.eta:.4g}",
-            with_error(point.reward, point.reward_se, sign="\u00b1"),
-            with_error(point.kl, point.kl_se, sign="\u00b1"),
+            with_error(point.reward, point.reward_se, sign=_PLUS_MINUS),
+            with_error(point.kl, point.kl_se, sign=_PLUS_MINUS),
             number(point.length),
             number(point.diversity),
             str(point.n),
@@ -278,6 +298,11 @@ def _table(front: Front) -> str:
         + "\n".join(rows)
         + "\n</tbody></table></div>"
     )
+
+
+def _markup(text: str) -> str:
+    """Text for plotly, whose labels know a few tags and &lt; &gt; &amp; but not &quot;."""
+    return escape(text, quote=False)
 
 
 def _rgba(color: str, alpha: float) -> str:

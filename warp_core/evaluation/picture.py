@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from warp_core.evaluation.points import Point
-from warp_core.evaluation.series import Front, Series, caption, make_front
+from warp_core.evaluation.series import Front, Series, how_measured, make_front, plain
 from warp_core.workspace.publish import write_text_atomic
 
 __all__ = ["write_front_svg"]
@@ -34,14 +34,14 @@ def write_front_svg(
 
     Raises ValueError if there is no measured point, WorkspaceError if the file cannot be written.
     """
-    front = make_front(points)
+    front, title = make_front(points), plain(title)
     plane = _Plane(front)
-    body = [*_axes(plane, reward_label), _staircase(front, plane)]
+    body = [*_axes(plane, plain(reward_label)), _staircase(front, plane)]
     for kind in ("training", "merge", "policy", "sft"):
         body += [_series(series, front, plane) for series in front.series if series.kind == kind]
     legend, end = _legend(front)
     foot = max(_HEIGHT, end + 16)
-    how = escape(caption(front).partition(" Hypervolume")[0])
+    how = escape(f"{how_measured(front)}; bars: one standard error.")
     write_text_atomic(
         path,
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {foot}" role="img">'

@@ -13,7 +13,7 @@ from pathlib import Path
 from warp_core.evaluation.page import front_figure, write_front_html
 from warp_core.evaluation.picture import write_front_svg
 from warp_core.evaluation.points import Point
-from warp_core.evaluation.series import Front, caption, label, make_front, number, with_error
+from warp_core.evaluation.series import how_measured, hypervolume_note, label, make_front, number, with_error
 from warp_core.workspace.publish import write_text_atomic
 
 __all__ = ["CSV_FIELDS", "front_figure", "front_table", "write_front_csv", "write_front_html", "write_front_svg"]
@@ -28,7 +28,7 @@ _WIDTH = 100
 def front_table(points: Sequence[Point], *, reference: tuple[float, float] | None = None) -> str:
     """The measured points as aligned plain text of at most 100 columns, a star for those on the Pareto front.
 
-    The last line is the caption with the hypervolume. Moments of training runs are left out.
+    Three lines on the measurement and the hypervolume follow. Moments of training runs are left out.
     Raises ValueError if there is no measured point.
     """
     front = make_front(points, reference=reference)
@@ -50,7 +50,8 @@ def front_table(points: Sequence[Point], *, reference: tuple[float, float] | Non
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     widths[1] = max(8, min(widths[1], _WIDTH - sum(widths) + widths[1] - 2 * (len(widths) - 1)))
     lines = [_line(row, widths) for row in [head, *rows]]
-    return "\n".join([lines[0], "-" * min(_WIDTH, sum(widths) + 2 * (len(widths) - 1)), *lines[1:], "", *_note(front)])
+    notes = ["* on the Pareto front; +- is one standard error.", f"{how_measured(front)}.", hypervolume_note(front)]
+    return "\n".join([lines[0], "-" * min(_WIDTH, sum(widths) + 2 * (len(widths) - 1)), *lines[1:], "", *notes])
 
 
 def write_front_csv(path: Path, points: Sequence[Point]) -> None:
@@ -81,8 +82,3 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
         cut = text if len(text) <= width else text[: width - 3] + "..."
         cells.append(cut.ljust(width) if i < 2 else cut.rjust(width))
     return "  ".join(cells).rstrip()
-
-
-def _note(front: Front) -> list[str]:
-    how, _, volume = caption(front).partition(". ")
-    return ["* on the Pareto front. " + how.replace("bars:", "+-:") + ".", volume]

@@ -1,5 +1,6 @@
 """How the points of a front are named, ordered and grouped into curves, for the table, the page and the picture."""
 
+import math
 import re
 import unicodedata
 from collections import defaultdict
@@ -9,7 +10,17 @@ from dataclasses import dataclass
 from warp_core.evaluation.fronts import default_reference, dominated, hypervolume, pareto_front
 from warp_core.evaluation.points import Kind, Point
 
-__all__ = ["Front", "Series", "caption", "label", "make_front", "number", "with_error"]
+__all__ = [
+    "Front",
+    "Series",
+    "how_measured",
+    "hypervolume_note",
+    "label",
+    "make_front",
+    "number",
+    "plain",
+    "with_error",
+]
 
 METHOD_NAMES = {"slerp": "SLERP", "lerp": "LERP", "slerp-weights": "SLERP of weights"}
 # Okabe and Ito's palette, which colour-blind readers can tell apart; one colour per iteration.
@@ -75,38 +86,57 @@ def label(point: Point) -> str:
     if point.kind == "sft":
         return "SFT policy"
     if point.recipe is not None:
-        method = METHOD_NAMES.get(str(point.method), _plain(str(point.method or "merge")))
+        method = METHOD_NAMES.get(str(point.method), plain(str(point.method or "merge"))[:40])
         return " ".join(filter(None, [method, _weights_note(point), _towards_note(point)]))
-    name = f"policy {_plain(point.run)}" if point.run else _plain(_shortened(str(point.policy)))
+    name = f"policy {plain(point.run)[:40]}" if point.run else plain(_shortened(str(point.policy)))
     return f"{name}, step {point.step}" if point.step is not None and point.kind == "training" else name
 
 
-def caption(front: Front) -> str:
-    """One line on how the points were measured: estimator, counts, seed, error bars, hypervolume."""
-    estimators = sorted({p.kl_estimator for p in front.points})
+def how_measured(front: Front) -> str:
+    """What a reader must know of the measurement: KL estimator, completions per point, seed."""
+    estimators = " and ".join(sorted({p.kl_estimator for p in front.points}))
+    counts = sorted({p.n for p in front.points})
     seeds = sorted({p.seed for p in front.points})
-    kl_ref, reward_ref = front.reference
-    return (
-        f"KL by the {' and '.join(estimators)} estimator; n = {_span([p.n for p in front.points])} completions each, "
-        f"seed {', '.join(map(str, seeds[:4]))}{', ...' if len(seeds) > 4 else ''}; bars: one standard error. "
-        f"Hypervolume {number(front.hypervolume)} against KL {number(kl_ref)}, reward {number(reward_ref)}."
-    )
+    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    seed = ", ".join(map(str, seeds[:4])) + (", ..." if len(seeds) > 4 else "")
+    return f"KL by the {estimators} estimator; n = {n} completions each, seed {seed}"
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for people: `digits` significant digits and at least the integer part, no exponent; "-" for None."""
-    if value is None:
-        return "-"
-    decimals = max(0, digits - len(str(int(abs(value))))) if abs(value) >= 1 else digits - 1
-    text = f"{value:.{decimals}f}"
-    return text.lstrip("-") if float(text) == 0 else text
+def hypervolume_note(front: Front) -> str:
+    """The hypervolume and its reference, in one sentence."""
+    kl, reward = (number(value) for value in front.reference)
+    return f"Hypervolume {number(front.hypervolume)} against KL {kl}, reward {reward}."
+
+
+def plain(text: str) -> str:
+    """The text on one line and printable: no line breaks, terminal codes or text direction marks; at most 120 long."""
+    kept = "".join("?" if unicodedata.category(c)[0] == "C" and not c.isspace() else c for c in text)
+    return " ".join(kept.split())[:120]
+
+
+def number(value: float | None) -> str:
+    """A number for people, without exponent: 123, 12.3, 1.23, 0.12, and two digits of what is smaller; "-" for None."""
+    return "-" if value is None else _fixed(value, _decimals(value))
 
 
 def with_error(mean: float, se: float | None, *, sign: str) -> str:
-    """A mean and its standard error with the same decimals: "4.88 +- 0.11"; the mean alone without an error."""
-    text = number(mean)
-    decimals = len(text.partition(".")[2])
-    return text if se is None else f"{text} {sign} {se:.{decimals}f}"
+    """A mean and its standard error with the same decimals, enough to see the error: "4.88 +- 0.11"."""
+    if not se:
+        return number(mean) if se is None else f"{number(mean)} {sign} {_fixed(0.0, _decimals(mean))}"
+    decimals = min(6, max(_decimals(mean), -math.floor(math.log10(se))))
+    return f"{_fixed(mean, decimals)} {sign} {_fixed(se, decimals)}"
+
+
+def _decimals(value: float) -> int:
+    size = abs(value)
+    if size >= 0.1 or size == 0:
+        return max(0, 2 - max(0, math.floor(math.log10(size or 1.0))))
+    return min(6, 1 - math.floor(math.log10(size)))
+
+
+def _fixed(value: float, decimals: int) -> str:
+    text = f"{value:.{decimals}f}"
+    return text.lstrip("-") if float(text) == 0 else text
 
 
 def _order(point: Point) -> tuple[int, int, int, str, str, float, int]:
@@ -157,7 +187,7 @@ def _series_name(point: Point) -> str:
     if point.kind == "policy" or (point.kind is None and point.recipe is None):
         return "single policies"
     if point.kind == "training":
-        return f"RL run {_plain(point.run)}" if point.run else "RL run"
+        return f"RL run {plain(point.run)}" if point.run else "RL run"
     return label(point)
 
 
@@ -192,13 +222,3 @@ def _shortened(name: str) -> str:
     if re.fullmatch(r"[0-9a-f]{32,}", name):
         return name[:8]
     return name if len(name) <= 40 else f"...{name[-37:]}"
-
-
-def _plain(text: str) -> str:
-    """Printable characters only: no line breaks, terminal codes or text direction marks."""
-    kept = "".join(c if unicodedata.category(c)[0] != "C" else "?" for c in text)
-    return " ".join(kept.split())[:60]
-
-
-def _span(counts: Sequence[int]) -> str:
-    return str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
