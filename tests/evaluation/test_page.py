@@ -56,12 +56,6 @@ def test_the_pointer_shows_recipe_and_numbers() -> None:
     assert traces()["single policies"].hovertext[1].endswith("<br>dominated")
 
 
-def test_long_training_runs_do_not_squeeze_the_front() -> None:
-    far = point(200, 5.0, None, policy="run", kind="training", iteration=1, run="1", step=9)
-    assert front_figure([*POINTS, far]).layout.xaxis.range[1] == pytest.approx(1.6 * 20.5)
-    assert front_figure([SFT]).layout.xaxis.range[1] > 0
-
-
 class Reader(HTMLParser):
     """Collects the tags, their attributes and the visible text of a page."""
 

@@ -6,6 +6,7 @@ from tests.evaluation.fake_front import HOSTILE, LERP, ONE, POINTS, RUN, SFT, SL
 from warp_core.evaluation.series import (
     how_measured,
     hypervolume_note,
+    kl_range,
     label,
     make_front,
     number,
@@ -116,6 +117,13 @@ def test_the_measurement_in_words() -> None:
     assert how_measured(make_front(mixed)) == (
         "KL by the exact and mc estimator; n = 10 to 80 completions each, seed 0, 1, 2, 3, ..."
     )
+
+
+def test_long_training_runs_do_not_squeeze_the_front() -> None:
+    far = point(200, 5.0, None, policy="run", kind="training", iteration=1, run="1", step=9)
+    assert kl_range(make_front([*POINTS, far])) == (-0.5, pytest.approx(1.6 * 20.5))
+    assert kl_range(make_front(POINTS)) == (-0.5, pytest.approx(1.06 * 20.5))
+    assert kl_range(make_front([point(0, 1, None, policy="x")])) == (0.0, 1.0)
 
 
 def test_no_measured_point() -> None:

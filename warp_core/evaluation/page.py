@@ -15,6 +15,7 @@ from warp_core.evaluation.series import (
     Series,
     how_measured,
     hypervolume_note,
+    kl_range,
     label,
     make_front,
     number,
@@ -238,10 +239,7 @@ def _hover(point: Point, *, dominated: bool = False) -> str:
 
 
 def _lay_out(figure: "go.Figure", front: Front, reward_label: str) -> None:
-    reach = max(p.kl + (p.kl_se or 0) for p in front.points)
-    furthest = max([reach, *(p.kl for s in front.series for p in s.path)])
-    right = max(1.06 * reach, min(1.03 * furthest, 1.6 * reach)) or 1.0
-    left = min(0.0, *(p.kl - (p.kl_se or 0) for p in front.points))
+    left, right = kl_range(front)
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": "#c8ced5", "ticks": "outside", "ticklen": 4}
     axis |= {"tickcolor": "#c8ced5", "tickfont": {"color": MUTED}}
     title = {"standoff": 12, "font": {"size": 13}}

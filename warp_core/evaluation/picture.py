@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from warp_core.evaluation.points import Point
-from warp_core.evaluation.series import Front, Series, how_measured, make_front, plain
+from warp_core.evaluation.series import Front, Series, how_measured, kl_range, make_front, plain
 from warp_core.workspace.publish import write_text_atomic
 
 __all__ = ["write_front_svg"]
@@ -36,7 +36,9 @@ def write_front_svg(
     """
     front, title = make_front(points), plain(title)
     plane = _Plane(front)
-    body = [*_axes(plane, plain(reward_label)), _staircase(front, plane)]
+    frame = f"M{_LEFT} {_TOP - 10}H{_RIGHT}V{_BOTTOM + 10}H{_LEFT}z"
+    body = [*_axes(plane, plain(reward_label)), f'<clipPath id="frame"><path d="{frame}"/></clipPath>']
+    body += ['<g clip-path="url(#frame)">', _staircase(front, plane)]
     for kind in ("training", "merge", "policy", "sft"):
         body += [_series(series, front, plane) for series in front.series if series.kind == kind]
     legend, end = _legend(front)
@@ -47,7 +49,7 @@ def write_front_svg(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {foot}" role="img">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style>\n"
         f'<text class="title" x="{_LEFT}" y="28">{escape(title)}</text>\n'
-        + "\n".join([*body, *legend])
+        + "\n".join([*body, "</g>", *legend])
         + f'\n<text class="mild" x="{_LEFT}" y="{_HEIGHT - 10}" style="font-size:11px">{how}</text>\n</svg>\n',
     )
 
@@ -56,11 +58,10 @@ class _Plane:
     """From (KL, reward) to pixels, with round ticks on both axes."""
 
     def __init__(self, front: Front) -> None:
-        drawn = [p for s in front.series for p in s.path or s.members]
-        kls, rewards = [p.kl for p in drawn], [p.reward for p in drawn]
-        kls += [p.kl + (p.kl_se or 0) for p in front.points]
+        left, right = kl_range(front)
+        rewards = [p.reward for s in front.series for p in s.path if p.kl <= right]
         rewards += [p.reward + sign * (p.reward_se or 0) for p in front.points for sign in (-1, 1)]
-        self.kl_ticks, self.kl_range = _ticks(min(0.0, *kls), max(kls))
+        self.kl_ticks, self.kl_range = _ticks(left, right)
         self.reward_ticks, self.reward_range = _ticks(min(rewards), max(rewards))
 
     def x(self, kl: float) -> float:
@@ -73,12 +74,12 @@ class _Plane:
 
 
 def _ticks(low: float, high: float) -> tuple[list[float], tuple[float, float]]:
-    """Round ticks inside [low, high] (at most 8), and the range to draw, a little wider at the top."""
+    """Round ticks inside [low, high] (at most 8), and the range to draw."""
     span = (high - low) or 1.0
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = next(power * m for m in (1, 2, 5, 10) if span / (power * m) <= 7)
     ticks = [round(i * step, 10) for i in range(math.ceil(low / step), math.floor((low + span) / step) + 1)]
-    return ticks, (low, low + 1.04 * span)
+    return ticks, (low, low + span)
 
 
 def _axes(plane: _Plane, reward_label: str) -> list[str]:

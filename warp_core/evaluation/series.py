@@ -15,6 +15,7 @@ __all__ = [
     "Series",
     "how_measured",
     "hypervolume_note",
+    "kl_range",
     "label",
     "make_front",
     "number",
@@ -79,6 +80,17 @@ def make_front(points: Sequence[Point], *, reference: tuple[float, float] | None
         reference=ref,
         hypervolume=hypervolume(measured, ref),
     )
+
+
+def kl_range(front: Front) -> tuple[float, float]:
+    """KL from left to right of a plot: all measured points with their errors, and of RL runs up to 1.6 times as far.
+
+    A run that drifted away (the paper stops at a KL of 200) leaves the plot rather than squeezing the front.
+    """
+    reach = max(p.kl + (p.kl_se or 0) for p in front.points)
+    furthest = max([reach, *(p.kl for s in front.series for p in s.path)])
+    low = min(p.kl - (p.kl_se or 0) for p in front.points)
+    return min(0.0, low), max(1.06 * reach, min(1.03 * furthest, 1.6 * reach)) or 1.0
 
 
 def label(point: Point) -> str:
