@@ -101,6 +101,8 @@ class ResidentMerge:
         layers = {layer: index for index, layer in enumerate(coefficients.layers)}
         if coefficients.granularity == "model":
             return layers.get("model")
+        if coefficients.granularity == "tensor" and self._adapted and name not in self._stacks:
+            return None
         tensor = _disk_name(name, self._sources[0].full.tensors)
         if tensor is not None:
             row = coefficients.row(tensor)
@@ -183,7 +185,7 @@ def _aliases(module: str) -> list[str]:
     """The module as it may be called on disk: as is, without the class's prefix, or renamed."""
     parts = module.split(".")
     stripped = [".".join(parts[first:]) for first in range(min(3, len(parts)))]
-    return stripped + [_RENAMED[module]] * (module in _RENAMED)
+    return [*stripped, _RENAMED[module]] if module in _RENAMED else stripped
 
 
 def _piece_numel(live: torch.Tensor) -> int:
