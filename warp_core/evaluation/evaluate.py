@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from warp_core.evaluation.kl import exact_kl, mc_kl
-from warp_core.evaluation.points import Evaluation, Sample
-from warp_core.policy.logprobs import completion_logits
+from warp_core.evaluation.points import Evaluation, KlEstimator, Sample
+from warp_core.policy.logprobs import chosen_logprobs, completion_logits
 from warp_core.policy.model import Policy
 from warp_core.policy.prompts import encode_prompts, prompts_id
 from warp_core.policy.sampling import Completions, row_seed, sample
@@ -27,17 +27,19 @@ Within = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The policy to measure and the SFT policy to measure it against, on one model in memory.
+    """The policy to measure and the SFT policy to measure it against: two models, or one that can be both.
 
     Attributes:
-        policy: the model.
-        measured: makes the model the measured policy for the time of a block.
-        anchor: makes it the SFT policy for the time of a block; it is entered inside `measured`.
+        policy: the model that is measured.
+        measured: makes `policy` the measured one for the time of a block.
+        reference: the model of the SFT policy; None where `policy` can become it.
+        anchor: makes `reference`, or else `policy`, the SFT policy for the time of a block inside `measured`.
     """
 
     policy: Policy
     measured: Within = nullcontext
-    anchor: Within
+    reference: Policy | None = None
+    anchor: Within = nullcontext
 
 
 def evaluation_of(
@@ -48,7 +50,7 @@ def evaluation_of(
     max_new_tokens: int,
     temperature: float,
     seed: int,
-    kl_estimator: str,
+    kl_estimator: KlEstimator,
     chat_template: bool,
 ) -> Evaluation:
     """Return the record of what is asked, which names a result in the store together with the recipe."""
@@ -118,14 +120,13 @@ def _kl_by_rows(subject: Subject, completions: Completions, evaluation: Evaluati
     for start in range(0, len(completions.texts), SCORED_ROWS):
         rows = completions.rows(start, start + SCORED_ROWS)
         logits_BTV = completion_logits(subject.policy, rows, temperature=evaluation.temperature)
+        anchor = subject.reference or subject.policy
         with subject.anchor():
-            anchor_BTV = completion_logits(subject.policy, rows, temperature=evaluation.temperature)
+            anchor_BTV = completion_logits(anchor, rows, temperature=evaluation.temperature)
         if evaluation.kl_estimator == "exact":
             yield exact_kl(logits_BTV, anchor_BTV, rows.mask_BT).cpu()
         else:
-            logp_BT, anchor_logp_BT = (
-                (x.log_softmax(dim=2).gather(2, rows.tokens_BT.unsqueeze(2)).squeeze(2)) for x in (logits_BTV, anchor_BTV)
-            )
+            logp_BT, anchor_logp_BT = (chosen_logprobs(logits, rows) for logits in (logits_BTV, anchor_BTV))
             yield mc_kl(logp_BT, anchor_logp_BT, rows.mask_BT).cpu()
 
 

@@ -9,7 +9,7 @@ from warp_core.policy.model import Policy
 from warp_core.policy.prefix import position_arguments, shared_prefix
 from warp_core.policy.sampling import Completions
 
-__all__ = ["completion_logits", "token_logprobs"]
+__all__ = ["chosen_logprobs", "completion_logits", "token_logprobs"]
 
 
 def completion_logits(policy: Policy, completions: Completions, *, temperature: float) -> torch.Tensor:
@@ -41,6 +41,10 @@ def completion_logits(policy: Policy, completions: Completions, *, temperature: 
 
 def token_logprobs(policy: Policy, completions: Completions, *, temperature: float) -> torch.Tensor:
     """Return float32 logp_BT of the completion tokens; 0 after the end token."""
-    logits_BTV = completion_logits(policy, completions, temperature=temperature)
+    return chosen_logprobs(completion_logits(policy, completions, temperature=temperature), completions)
+
+
+def chosen_logprobs(logits_BTV: torch.Tensor, completions: Completions) -> torch.Tensor:
+    """Return the log-probabilities logp_BT of the completion tokens under logits_BTV; 0 after the end token."""
     chosen_BT = logits_BTV.gather(2, completions.tokens_BT.unsqueeze(2)).squeeze(2)
     return (chosen_BT - logits_BTV.logsumexp(dim=2)).masked_fill(~completions.mask_BT, 0.0)

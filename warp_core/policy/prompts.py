@@ -67,8 +67,11 @@ def read_prompts(source: str) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         known = ", ".join(BUILT_IN_PROMPTS)
-        raise PromptError(f"cannot read prompts from {source!r} ({error}): give a text file or one of {known}") from error
+        raise PromptError(
+            f"cannot read prompts from {source!r} ({reason}): give a text file or one of {known}"
+        ) from error
     lines = [line.strip() for line in text.splitlines()]
     if path.suffix == ".jsonl":
         prompts = [_prompt_of(line, path, number) for number, line in enumerate(lines, start=1) if line]
@@ -125,7 +128,9 @@ def encode_prompts(
 def _ids_of(prompt: str, tokenizer: PreTrainedTokenizerBase, *, chat_template: bool) -> list[int]:
     if not chat_template:
         return list(tokenizer(prompt)["input_ids"])
-    text = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
     # The template writes its own special tokens.
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 

@@ -124,6 +124,7 @@ def sample(
     mask_BT = completion_mask(tokens_BT, policy.eos_ids)
     logp_BT = torch.stack(sampler.logps, dim=1).masked_fill(~mask_BT, 0.0)
     texts = [
-        policy.tokenizer.decode(row[keep], skip_special_tokens=True) for row, keep in zip(tokens_BT, mask_BT, strict=True)
+        policy.tokenizer.decode(row[keep], skip_special_tokens=True)
+        for row, keep in zip(tokens_BT, mask_BT, strict=True)
     ]
     return Completions(prompts=prompts, tokens_BT=tokens_BT, mask_BT=mask_BT, logp_BT=logp_BT, texts=tuple(texts))

@@ -2,7 +2,7 @@
 
     config = load_config(Path("run.toml"), overrides=["training.steps=50"])
 
-Every field's help text stands under it; `docs/config.md` is generated from here (`python -m warp_core.training.config`).
+Every field's help stands under it; `docs/config.md` is generated from here (`python -m warp_core.training.config`).
 """
 
 import dataclasses
@@ -55,8 +55,10 @@ class AdapterConfig:
     train: Literal["b", "both"] = "b"
     """b keeps A frozen and shared by the runs of an iteration: EMA and merges are exact at the same rank.
     both trains A too: merges stay exact by concatenation, but the EMA averages factors, an approximation."""
-    targets: tuple[str, ...] = ("all-linear",)
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("all-linear",)
     """Names of the linear layers to adapt, or all-linear."""
+    save_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of a finished adapter on disk; its factors are rounded to it once, at the end of the run."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -192,7 +194,9 @@ class WarpConfig:
     def __post_init__(self) -> None:
         training, num = self.training, self.warp.policies
         if self.runs and len(self.runs) != num:
-            raise ValueError(f"[[runs]]: {len(self.runs)} tables for warp.policies = {num}: give one per policy, or none")
+            raise ValueError(
+                f"[[runs]]: {len(self.runs)} tables for warp.policies = {num}: give one per policy, or none"
+            )
         if self.merge.weights and len(self.merge.weights) != num:
             raise ValueError(f"merge.weights: {len(self.merge.weights)} numbers for warp.policies = {num}")
         if self.merge.weights and abs(sum(self.merge.weights) - 1.0) > 1e-6:
@@ -223,7 +227,7 @@ class WarpConfig:
         return self.merge.weights or tuple(1.0 / num for _ in range(num))
 
 
-SECTIONS: dict[str, type] = {
+SECTIONS: dict[str, Any] = {
     name: hint for name, hint in get_type_hints(WarpConfig).items() if dataclasses.is_dataclass(hint)
 }
 
@@ -232,9 +236,7 @@ def _as_given(section: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Let a single value stand for a list of one, where a list is wanted (`steps = 30`)."""
     hints = get_type_hints(SECTIONS[section], include_extras=False) if section in SECTIONS else {}
     return {
-        name: [value]
-        if get_origin(hints.get(name)) is tuple and not isinstance(value, list | tuple | dict)
-        else value
+        name: [value] if get_origin(hints.get(name)) is tuple and not isinstance(value, list | tuple | dict) else value
         for name, value in fields.items()
     }
 
@@ -335,7 +337,14 @@ def docs_table() -> str:
     """Return the configuration's reference in Markdown, one table per section."""
     lines = ["# Configuration", "", "Made by `python -m warp_core.training.config`; a test keeps it true.", ""]
     for name, section in {**SECTIONS, "[runs]": RunOverride}.items():
-        lines += [f"## `[{name}]`", "", inspect.getdoc(section) or "", "", "| field | default | meaning |", "|---|---|---|"]
+        lines += [
+            f"## `[{name}]`",
+            "",
+            inspect.getdoc(section) or "",
+            "",
+            "| field | default | meaning |",
+            "|---|---|---|",
+        ]
         helps = _help_texts(section)
         for one in dataclasses.fields(section):
             default = one.default if one.default is not dataclasses.MISSING else {}

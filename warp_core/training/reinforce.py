@@ -129,9 +129,7 @@ class Learner:
 
     def _sample(self) -> Completions:
         config, policy = self.config, self.trainable.policy
-        texts = prompts_of_step(
-            self.prompts, step=self.steps_done, count=config.prompts_per_step, seed=self.seed
-        )
+        texts = prompts_of_step(self.prompts, step=self.steps_done, count=config.prompts_per_step, seed=self.seed)
         batch = encode_prompts(texts, policy.tokenizer, chat_template=self.chat_template, device=policy.device)
         batch = batch.repeat(config.completions_per_prompt)
         seeds = [row_seed("train", self.seed, self.steps_done, row) for row in range(len(batch.texts))]
@@ -176,8 +174,10 @@ class Learner:
             advantage = advantage_B[start : start + len(rows.texts)].to(logp_BT.device)
             loss = reinforce_loss(logp_BT, advantage, total=total)
             if not torch.isfinite(loss):
-                raise DivergedError(f"step {self.steps_done + 1}: the loss is {float(loss)}; the weights were not changed")
-            loss.backward()
+                raise DivergedError(
+                    f"step {self.steps_done + 1}: the loss is {float(loss)}; the weights were not changed"
+                )
+            torch.autograd.backward(loss)
             self.trainable.collect_gradients()
             gap = max(gap, float((logp_BT.detach() - rows.logp_BT).abs().max()))
             start += len(rows.texts)
@@ -187,7 +187,9 @@ class Learner:
         masters = list(self.trainable.masters.values())
         norm = float(torch.nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm))
         if norm != norm or norm == float("inf"):
-            raise DivergedError(f"step {self.steps_done + 1}: the gradient's norm is {norm}; the weights were not changed")
+            raise DivergedError(
+                f"step {self.steps_done + 1}: the gradient's norm is {norm}; the weights were not changed"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()

@@ -62,11 +62,11 @@ def load_state(folder: Path, *, fingerprint: str) -> RunState | None:
         header: Mapping[str, object] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "state.safetensors")
     except Exception as error:
-        raise WorkspaceError(f"the saved state {folder} is damaged ({error}): remove it to start that run again") from error
-    if header["fingerprint"] != fingerprint:
         raise WorkspaceError(
-            f"{folder} was saved with other training settings: resume with the run's own config.toml, or choose another --out"
-        )
+            f"the saved state {folder} is damaged ({error}): remove it to start that run again"
+        ) from error
+    if header["fingerprint"] != fingerprint:
+        raise WorkspaceError(f"{folder} was saved with other training settings: resume with the run's own config.toml")
     parts: dict[str, Tensors] = {part: {} for part in _PARTS}
     for key, tensor in tensors.items():
         part, name = key.split("/", 1)

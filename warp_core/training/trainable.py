@@ -4,9 +4,8 @@ Both keep float32 masters that the optimizer steps, and can turn the model into 
 the time of a block without copying the policy away.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -90,27 +89,31 @@ class LoraTrainable:
         """Return the complete adapter over the base, by layer path."""
         return {name: layer.factors() for name, layer in self.layers.items()}
 
+    @property
+    def transposed(self) -> frozenset[str]:
+        """The layers whose weight is stored as [in, out]."""
+        return frozenset(name for name, layer in self.layers.items() if layer.transposed)
+
 
 class FullTrainable:
     """Every weight of the model; masters beside it where it computes in less than float32.
 
     Args:
-        policy: the model at the init of the iteration.
+        policy: the model at the init of the iteration, in float32.
+        dtype: what it computes in.
         sft_folder: where the SFT policy lies; it is read when it is asked for.
         keep_sft: hold the SFT policy in memory (it is the anchor of every step).
     """
 
-    def __init__(self, policy: Policy, *, sft_folder: Callable[[], Path], keep_sft: bool) -> None:
+    def __init__(self, policy: Policy, *, dtype: torch.dtype, sft_folder: Callable[[], Path], keep_sft: bool) -> None:
         self.policy = policy
         self.live: Tensors = dict(policy.model.named_parameters())
+        self.masters: Tensors = self.live
+        if dtype != torch.float32:
+            self.masters = {name: live.detach().clone().requires_grad_(True) for name, live in self.live.items()}
+            policy.model.to(dtype)
         for parameter in self.live.values():
             parameter.requires_grad_(True)
-        shared = all(parameter.dtype == torch.float32 for parameter in self.live.values())
-        self.masters: Tensors = (
-            self.live
-            if shared
-            else {name: live.detach().float().requires_grad_(True) for name, live in self.live.items()}
-        )
         self._sft_folder, self._keep_sft = sft_folder, keep_sft
         self._sft: Tensors | None = None
 
@@ -155,10 +158,8 @@ class FullTrainable:
             for name, live in self.live.items():
                 live.copy_(self.masters[name])
 
-    @contextmanager
-    def showing_masters(self) -> Iterator[None]:
-        """Point the model at the float32 masters, to save them."""
-        with ExitStack() as stack:
-            if self.masters is not self.live:
-                stack.enter_context(pointed_at(self.policy.model, {n: t.detach() for n, t in self.masters.items()}))
-            yield
+    def save(self, folder: Path) -> None:
+        """Write config and float32 weights into an existing folder, under the names they have on the Hub."""
+        masters = {name: master.detach() for name, master in self.masters.items()}
+        with pointed_at(self.policy.model, masters):
+            self.policy.model.save_pretrained(folder)

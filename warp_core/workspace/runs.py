@@ -1,18 +1,18 @@
 """The layout of a run folder: everything that Algorithm 1 makes, complete in itself and free to move.
 
-    RUN/
-      config.toml                   the configuration, every field filled in
-      run.json                      format, versions, the SFT policy's name and content id
-      results.sqlite                points and their samples
-      iteration-1/
-        init/                       the adapter or model this iteration starts from (from iteration 2 on)
-        policy-1/
-          state/                    resumable state: masters, EMA, Adam, step
-          metrics.jsonl             one line a step
-          checkpoint/               the finished policy
-          summary.json              steps done, why it ended
-        policy-2/ ...
-      front.json, front.csv, front.html
+RUN/
+  config.toml                   the configuration, every field filled in
+  run.json                      format, versions, the SFT policy's name and content id
+  results.sqlite                points and their samples
+  iteration-1/
+    init/                       the adapter or model this iteration starts from (from iteration 2 on)
+    policy-1/
+      state/                    resumable state: masters, EMA, Adam, step
+      metrics.jsonl             one line a step
+      checkpoint/               the finished policy
+      summary.json              steps done, why it ended
+    policy-2/ ...
+  front.json, front.csv, front.html
 """
 
 import json

@@ -1,0 +1,225 @@
+"""One RL run of an iteration inside a run folder: resumable, measured on the way, published at the end."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from warp_core.evaluation.evaluate import Subject, evaluation_of, measure
+from warp_core.evaluation.points import Point, point_from_samples
+from warp_core.policy.model import Policy, load_policy
+from warp_core.policy.prompts import read_prompts
+from warp_core.policy.sampling import row_seed
+from warp_core.rewards import RewardSum, load_reward
+from warp_core.training.config import WarpConfig, config_to_mapping
+from warp_core.training.reinforce import Learner, StepRecord
+from warp_core.training.state import load_state, save_state
+from warp_core.training.trainable import FullTrainable, LoraTrainable, Trainable
+from warp_core.weights import AdapterFactors, open_checkpoint, read_adapter, write_adapter
+from warp_core.weights.model_files import write_model_files
+from warp_core.workspace.publish import publish_folder, write_json_atomic
+from warp_core.workspace.runs import RunFolder
+from warp_core.workspace.sources import resolve_model
+from warp_core.workspace.store import ResultsStore
+
+__all__ = ["PolicyProgress", "fingerprint_of", "train_policy"]
+
+FULL_SAVE_EVERY = 25
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyProgress:
+    """Something that happened in a run: a step (`record`) or an evaluation (`point`)."""
+
+    iteration: int
+    policy: int
+    step: int
+    steps: int
+    record: StepRecord | None = None
+    point: Point | None = None
+
+
+Hear = Callable[[PolicyProgress], None]
+
+
+def fingerprint_of(config: WarpConfig) -> str:
+    """Return a hash of the settings that decide what a run computes."""
+    mapping = config_to_mapping(config)
+    # How a front is measured afterwards, and how often the state is saved, change nothing in the weights.
+    del mapping["evaluation"], mapping["training"]["save_every"]
+    return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def train_policy(
+    run: RunFolder,
+    config: WarpConfig,
+    *,
+    iteration: int,
+    policy: int,
+    device: torch.device,
+    hear: Hear = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train theta_policy of an iteration (both 1-based) from where it stands, and publish it.
+
+    Raises:
+        KeyboardInterrupt: `should_stop` said so; the state is saved.
+        DivergedError: a number is not finite; the last saved state is intact.
+    """
+    checkpoint = run.checkpoint(iteration, policy)
+    if checkpoint.is_dir():
+        return
+    own = config.for_run(policy - 1)
+    folder = run.policy(iteration, policy)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainable = _build(run, own, config, iteration=iteration, device=device)
+    learner = Learner(
+        trainable,
+        prompts=read_prompts(own.prompts.train),
+        reward=load_reward(own.reward.terms, device=str(device)),
+        config=own.training,
+        chat_template=own.model.chat_template,
+        seed=row_seed("run", own.training.seed, iteration, policy),
+    )
+    fingerprint = fingerprint_of(own)
+    state = load_state(folder / "state", fingerprint=fingerprint)
+    if state is not None:
+        learner.restore(state)
+    steps = own.steps_in(iteration)
+    log = _MetricsLog(folder / "metrics.jsonl", steps_done=learner.steps_done)
+    gauge = _Gauge(run, config, trainable, iteration=iteration, policy=policy)
+    save_every = own.training.save_every or (1 if own.adapter.kind == "lora" else FULL_SAVE_EVERY)
+    ended = log.ended or "steps"
+    while learner.steps_done < steps and ended == "steps":
+        record = learner.step()
+        done = learner.steps_done
+        at_end = done == steps
+        point = gauge.measure(done) if at_end or _due(done, own.training.evaluate_every) else None
+        if point is not None and point.kl >= own.training.kl_ceiling:
+            ended = "kl-ceiling"
+        log.write(record, point, ended=ended)
+        if at_end or ended != "steps" or _due(done, save_every) or should_stop():
+            save_state(folder / "state", learner.state(fingerprint))
+        hear(PolicyProgress(iteration=iteration, policy=policy, step=done, steps=steps, record=record, point=point))
+        if should_stop():
+            raise KeyboardInterrupt
+    _publish(checkpoint, trainable, own)
+    write_json_atomic(folder / "summary.json", {"steps": learner.steps_done, "ended": ended})
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _build(run: RunFolder, own: WarpConfig, shared: WarpConfig, *, iteration: int, device: torch.device) -> Trainable:
+    """Load the init of the iteration and make it trainable."""
+    sft = resolve_model(own.model.name)
+    dtype = torch.bfloat16 if own.model.dtype == "bfloat16" else torch.float32
+    if own.adapter.kind == "full":
+        init = sft if iteration == 1 else run.init(iteration)
+        policy = load_policy(init, device=device, dtype=torch.float32)
+        # Loaded in float32, so that the masters lose nothing of an earlier iteration's update.
+        return FullTrainable(policy, dtype=dtype, sft_folder=lambda: sft, keep_sft=own.training.anchor == "sft")
+    policy = load_policy(sft, device=device, dtype=dtype)
+    frozen = None
+    if iteration > 1:
+        frozen = read_adapter(open_checkpoint(run.init(iteration), base=sft)).modules
+    # Runs of an iteration share A, whatever their own seeds are.
+    seed = row_seed("adapter", shared.training.seed, iteration)
+    return LoraTrainable(policy, own.adapter, seed=seed, frozen=frozen)
+
+
+def _publish(checkpoint: Path, trainable: Trainable, own: WarpConfig) -> None:
+    """Write the finished policy: a PEFT folder, or a complete Hugging Face folder in float32."""
+    sft = resolve_model(own.model.name)
+    with publish_folder(checkpoint) as out:
+        if isinstance(trainable, LoraTrainable):
+            factors = AdapterFactors(modules=trainable.factors(), transposed=trainable.transposed)
+            dtype = torch.bfloat16 if own.adapter.save_dtype == "bfloat16" else torch.float32
+            write_adapter(factors, out, base_name=_lasting_name(own.model.name), dtype=dtype)
+        elif isinstance(trainable, FullTrainable):
+            trainable.save(out)
+            # Config, generation config and tokenizer are the SFT policy's own files.
+            write_model_files(out, [open_checkpoint(sft)], dtype=torch.float32, kind="full")
+
+
+def _lasting_name(name: str) -> str:
+    """A local folder is named by its absolute path, so that the adapter finds its base from anywhere."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
+class _MetricsLog:
+    """metrics.jsonl, cut back to the step that a resume starts from."""
+
+    def __init__(self, path: Path, *, steps_done: int) -> None:
+        self.path = path
+        kept: list[str] = []
+        self.ended: str | None = None
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                break  # the line that a crash cut short
+            if row["step"] > steps_done:
+                break
+            kept.append(line)
+            self.ended = row["ended"]
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def write(self, record: StepRecord, point: Point | None, *, ended: str) -> None:
+        """Append one step."""
+        row: dict[str, Any] = dataclasses.asdict(record) | {"ended": ended, "time": round(time.time(), 1)}
+        if point is not None:
+            row["evaluation"] = {
+                name: getattr(point, name) for name in ("reward", "reward_se", "kl", "kl_se", "length", "n")
+            }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+class _Gauge:
+    """Measures the policy in training on the held-out prompts, with the reward of the whole WARP run."""
+
+    def __init__(
+        self, run: RunFolder, config: WarpConfig, trainable: Trainable, *, iteration: int, policy: int
+    ) -> None:
+        self.run, self.config, self.trainable = run, config, trainable
+        self.iteration, self.policy = iteration, policy
+        self.prompts = read_prompts(config.prompts.evaluation)[: config.evaluation.prompts]
+        self.reward: RewardSum | None = None
+
+    def measure(self, step: int) -> Point:
+        """Return the point of this step, and store it with its samples."""
+        config = self.config
+        policy: Policy = self.trainable.policy
+        self.reward = self.reward or load_reward(config.reward.terms, device=str(policy.device))
+        evaluation = evaluation_of(
+            self.prompts,
+            self.reward,
+            samples_per_prompt=config.evaluation.training_samples_per_prompt,
+            max_new_tokens=config.training.max_new_tokens,
+            temperature=config.training.temperature,
+            seed=config.evaluation.seed,
+            kl_estimator=config.evaluation.kl_estimator,
+            chat_template=config.model.chat_template,
+        )
+        subject = Subject(policy=policy, measured=self.trainable.sampling, anchor=self.trainable.at_sft)
+        samples = measure(subject, self.prompts, self.reward, evaluation, batch_size=config.evaluation.batch_size)
+        point = point_from_samples(
+            samples,
+            evaluation=evaluation,
+            policy=f"iteration-{self.iteration}/policy-{self.policy}",
+            kind="training",
+            iteration=self.iteration,
+            run=f"policy-{self.policy}",
+            step=step,
+        )
+        with ResultsStore(self.run.results_file) as store:
+            store.put_point(point.key, point.to_json(), [sample.to_json() for sample in samples])
+        return point

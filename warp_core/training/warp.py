@@ -1,0 +1,235 @@
+"""Algorithm 1: M RL runs (EMA anchors), SLERP of the policies, LITI towards the init, and again.
+
+`train_warp` is the whole of it; a run folder is resumable from whatever it holds.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+import warp_core
+from warp_core.errors import WarpError, WorkspaceError
+from warp_core.training.config import WarpConfig, config_to_toml, load_config
+from warp_core.training.policy_run import Hear, fingerprint_of, train_policy
+from warp_core.weights import Checkpoint, compute_geometry, make_recipe, merge_to_folder, open_checkpoint
+from warp_core.workspace.paths import cache_root
+from warp_core.workspace.publish import write_json_atomic, write_text_atomic
+from warp_core.workspace.runs import FORMAT, RunFolder, open_run
+from warp_core.workspace.sources import resolve_model
+
+__all__ = ["Sources", "devices_here", "prepare_run", "run_config", "sources_of", "train_warp"]
+
+
+def prepare_run(config: WarpConfig, out: Path, *, resume: bool) -> RunFolder:
+    """Make the run folder, or open the one that is to be resumed.
+
+    Raises:
+        WorkspaceError: `out` is taken and `resume` was not asked for, or was made with other settings.
+    """
+    run = RunFolder(out)
+    if run.about_file.exists():
+        if not resume:
+            raise WorkspaceError(f"{out} holds a run already: add --resume to continue it, or choose another --out")
+        if fingerprint_of(run_config(run)) != fingerprint_of(config):
+            raise WorkspaceError(
+                f"{out} was started with other settings: resume it with {run.config_file}, or choose another --out"
+            )
+        return run
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise WorkspaceError(f"{out} exists and is not a run: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(run.config_file, config_to_toml(config))
+    sft = open_checkpoint(resolve_model(config.model.name))
+    about = {
+        "format": FORMAT,
+        "warp_core": warp_core.__version__,
+        "torch": torch.__version__,
+        "sft": {"name": config.model.name, "id": sft.id},
+        "started": round(time.time(), 1),
+    }
+    write_json_atomic(run.about_file, about)
+    return run
+
+
+def run_config(run: RunFolder) -> WarpConfig:
+    """Read the configuration of a run."""
+    return load_config(run.config_file)
+
+
+class Sources:
+    """The checkpoints of one iteration: the SFT policy, the iteration's init, its M policies."""
+
+    def __init__(self, *, sft: Checkpoint, init: Checkpoint, policies: Sequence[Checkpoint]) -> None:
+        self.sft, self.init, self.policies = sft, init, tuple(policies)
+
+    @property
+    def towards(self) -> Checkpoint | None:
+        """The SFT policy where it is not the init, for LITI curves that start at the SFT policy."""
+        return None if self.init.id == self.sft.id else self.sft
+
+
+def sources_of(run: RunFolder, config: WarpConfig, iteration: int) -> Sources:
+    """Open the checkpoints of a finished iteration.
+
+    Raises:
+        WorkspaceError: the iteration is not finished, or the SFT policy is not the one that the run was made from.
+    """
+    for policy in range(1, config.warp.policies + 1):
+        if not run.checkpoint(iteration, policy).is_dir():
+            raise WorkspaceError(
+                f"{run.path}: policy {policy} of iteration {iteration} is not trained yet: "
+                f"`warp-core train {run.config_file} --out {run.path} --resume`"
+            )
+    base = resolve_model(config.model.name)
+    sft = open_checkpoint(base)
+    known = run.about()["sft"]
+    if known["id"] != sft.id:
+        raise WorkspaceError(
+            f"{run.path} was trained from {known['name']!r} with content {known['id'][:12]}, but {base} now holds "
+            f"{sft.id[:12]}: put the original weights back"
+        )
+    init = sft if iteration == 1 else open_checkpoint(run.init(iteration), base=base)
+    policies = [open_checkpoint(run.checkpoint(iteration, m), base=base) for m in range(1, config.warp.policies + 1)]
+    return Sources(sft=sft, init=init, policies=policies)
+
+
+def train_warp(
+    config: WarpConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    devices: Sequence[torch.device] | None = None,
+    hear: Hear = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RunFolder:
+    """Run Algorithm 1 to its end and return the run folder.
+
+    Args:
+        config: what to run.
+        out: the run folder.
+        resume: continue what is in `out`.
+        devices: one run at a time on each; None takes every GPU, or the CPU.
+        hear: told of every step and evaluation that happens in this process.
+        should_stop: asked between steps; the state is saved before KeyboardInterrupt is raised.
+    """
+    run = prepare_run(config, out, resume=resume)
+    devices = list(devices or devices_here())
+    for iteration in range(1, config.warp.iterations + 1):
+        if len(devices) == 1:
+            for policy in range(1, config.warp.policies + 1):
+                train_policy(
+                    run,
+                    config,
+                    iteration=iteration,
+                    policy=policy,
+                    device=devices[0],
+                    hear=hear,
+                    should_stop=should_stop,
+                )
+        else:
+            _train_in_parallel(run, config, iteration, devices, should_stop)
+        if iteration < config.warp.iterations:
+            _make_next_init(run, config, iteration)
+    return run
+
+
+def devices_here() -> list[torch.device]:
+    """Return every GPU, or the CPU where there is none."""
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())] or [torch.device("cpu")]
+
+
+def _make_next_init(run: RunFolder, config: WarpConfig, iteration: int) -> None:
+    """SLERP the policies of an iteration, then LITI: (1 - eta) init + eta merged is the next init (section 3.4)."""
+    out = run.init(iteration + 1)
+    if out.is_dir():
+        return
+    sources = sources_of(run, config, iteration)
+    geometry = compute_geometry(
+        sources.init,
+        sources.policies,
+        granularity=config.merge.granularity,
+        cache_dir=cache_root() / "geometry",
+    )
+    recipe = make_recipe(
+        sources.init,
+        sources.policies,
+        method=config.merge.method,
+        weights=config.merge_weights,
+        eta=config.merge.eta,
+        granularity=config.merge.granularity,
+    )
+    full = config.adapter.kind == "full"
+    merge_to_folder(
+        recipe,
+        init=sources.init,
+        policies=sources.policies,
+        geometry=geometry,
+        out=out,
+        kind="full" if full else "adapter",
+        # The next runs start from what is written here: nothing is rounded to the SFT policy's dtype.
+        dtype="float32" if full else config.adapter.save_dtype,
+        base_name=config.model.name,
+    )
+
+
+def _train_in_parallel(
+    run: RunFolder, config: WarpConfig, iteration: int, devices: Sequence[torch.device], should_stop: Callable[[], bool]
+) -> None:
+    """One process per device; a free device takes the next policy."""
+    waiting = [m for m in range(1, config.warp.policies + 1) if not run.checkpoint(iteration, m).is_dir()]
+    busy: dict[torch.device, tuple[int, subprocess.Popen[bytes]]] = {}
+    try:
+        while waiting or busy:
+            for device in devices:
+                if device not in busy and waiting:
+                    policy = waiting.pop(0)
+                    busy[device] = (policy, _start_worker(run, iteration, policy, device))
+            time.sleep(0.2)
+            for device, (policy, process) in list(busy.items()):
+                if process.poll() is None:
+                    continue
+                del busy[device]
+                if process.returncode:
+                    log = run.policy(iteration, policy) / "worker.log"
+                    raise WarpError(
+                        _last_line(log) or f"policy {policy} ended with code {process.returncode}: see {log}"
+                    )
+            if should_stop():
+                raise KeyboardInterrupt
+    finally:
+        for _, process in busy.values():
+            process.terminate()  # a worker finishes its step, saves, and ends
+        for _, process in busy.values():
+            process.wait()
+
+
+def _start_worker(run: RunFolder, iteration: int, policy: int, device: torch.device) -> "subprocess.Popen[bytes]":
+    folder = run.policy(iteration, policy)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "warp_core.training.worker",
+        str(run.path),
+        str(iteration),
+        str(policy),
+        str(device),
+    ]
+    with (folder / "worker.log").open("ab") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ))
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1] if lines else ""
+
+
+def reopen(path: Path) -> tuple[RunFolder, WarpConfig]:
+    """Open an existing run with its configuration."""
+    run = open_run(path)
+    return run, run_config(run)
