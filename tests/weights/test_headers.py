@@ -98,7 +98,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
         reader.read(entry)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_mutated_file_is_read_or_refused(tmp_path, data):
     path = tmp_path / "x.safetensors"
