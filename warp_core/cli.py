@@ -1,0 +1,248 @@
+"""The command line: `warp-core COMMAND`, also `python -m warp_core`.
+
+Exit code 0 done, 1 a fault of ours, 2 the user's mistake (one line on stderr), 130 interrupted. With --json one JSON
+document goes to stdout and nothing else; progress goes to stderr.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import warp_core
+from warp_core.environment import quiet_threads
+from warp_core.errors import UserError, WarpError
+
+__all__ = ["build_parser", "main"]
+
+METHODS = ("slerp", "lerp", "slerp-weights")
+GRANULARITIES = ("layer", "tensor", "model")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; every subcommand names the function that does it, imported when it is called."""
+    parser = _Parser(
+        prog="warp-core",
+        description="Weight Averaged Rewarded Policies: train, merge, measure and export language-model policies.",
+    )
+    parser.add_argument("--version", action="version", version=f"warp-core {warp_core.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    for add in (_demo, _train, _geometry, _merge, _evaluate, _front, _sample, _export, _check, _doctor):
+        add(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, does: str, help_text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
+    command.set_defaults(does=does)
+    command.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
+    return command
+
+
+def _demo(commands: Any) -> None:
+    one = _command(
+        commands, "demo", "demo:demo", "Three-stage WARP on the embedded model; shows the result if it is done."
+    )
+    one.add_argument("--out", metavar="RUN", help="run folder (default: demo in the workspace)")
+    one.add_argument("--headless", action="store_true", help="never open a window")
+    _set_option(one)
+
+
+def _train(commands: Any) -> None:
+    one = _command(commands, "train", "run:train", "Algorithm 1: M RL runs, SLERP, LITI, I times.")
+    one.add_argument("config", metavar="CONFIG.toml", help="what to run; docs/config.md lists every field")
+    one.add_argument("--out", metavar="RUN", required=True, help="run folder; it holds everything")
+    one.add_argument("--resume", action="store_true", help="continue the run in --out")
+    _set_option(one)
+
+
+def _set_option(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--set",
+        metavar="SECTION.FIELD=VALUE",
+        action="append",
+        default=[],
+        help="change a field of the configuration, e.g. training.steps=50; may be given several times",
+    )
+
+
+def _geometry(commands: Any) -> None:
+    one = _command(commands, "geometry", "models:geometry", "Angles, norms and cosines of task vectors per layer.")
+    _models(one, required=True)
+    one.add_argument("--granularity", choices=GRANULARITIES, default="layer", help="what a row is (default: layer)")
+
+
+def _models(one: argparse.ArgumentParser, *, required: bool) -> None:
+    one.add_argument("--init", metavar="A", required=required, help="the init: folder, Hub id or smollm2-135m")
+    one.add_argument(
+        "--policies", metavar="B", nargs="+", required=required, help="policies: full checkpoints or adapters"
+    )
+    one.add_argument("--base", metavar="MODEL", help="base model of adapters, where it is not --init or where they say")
+
+
+def _recipe(one: argparse.ArgumentParser, *, defaults: bool) -> None:
+    one.add_argument("--method", choices=METHODS, default="slerp" if defaults else None, help="how to merge")
+    one.add_argument("--weights", metavar="W", nargs="+", type=float, help="share of each policy; they add up to 1")
+    one.add_argument(
+        "--granularity", choices=GRANULARITIES, default="layer" if defaults else None, help="one angle per ..."
+    )
+
+
+def _output(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--out", metavar="DIR", required=True, help="folder to make; it must not exist")
+    one.add_argument(
+        "--as", dest="kind", choices=("full", "adapter"), default="full", help="a whole model, or a PEFT folder"
+    )
+    one.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (default: that of the init)"
+    )
+    one.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="e.g. 200MB (default: 5GB)")
+
+
+def _merge(commands: Any) -> None:
+    one = _command(commands, "merge", "models:merge", "Merge policies into a model folder.")
+    _models(one, required=True)
+    _recipe(one, defaults=True)
+    one.add_argument("--eta", type=float, default=1.0, help="LITI: 0 is the init, 1 the merged policies, up to 2")
+    _output(one)
+
+
+def _measuring(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--reward",
+        metavar="R[:WEIGHT]",
+        action="append",
+        help="a built-in name, a folder or Hub id of a classifier, or python:module.function; several are added up",
+    )
+    one.add_argument(
+        "--prompts", metavar="P", default="reviews-eval", help="a file, one prompt a line, or reviews-eval"
+    )
+    one.add_argument("--num-prompts", metavar="N", type=_count, help="only the first so many prompts")
+    one.add_argument("--samples", metavar="K", type=_count, default=2, help="completions per prompt (default: 2)")
+    one.add_argument("--kl", choices=("exact", "mc"), default="exact", help="KL estimator (default: exact)")
+    _generation(one)
+
+
+def _generation(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--max-new-tokens", metavar="T", type=_count, default=24, help="length limit (default: 24)")
+    one.add_argument(
+        "--temperature", type=_positive, default=0.9, help="of sampling and log-probabilities (default: 0.9)"
+    )
+    one.add_argument("--seed", type=int, default=1234, help="common random numbers (default: 1234)")
+    one.add_argument("--chat", action="store_true", help="use the model's chat template")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1 (got {text})")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0 (got {text})")
+    return value
+
+
+def _evaluate(commands: Any) -> None:
+    one = _command(
+        commands, "evaluate", "measure:evaluate", "Reward, KL to an anchor, length and diversity of a policy."
+    )
+    one.add_argument("--policy", metavar="A", required=True, help="the policy: folder, adapter, Hub id or smollm2-135m")
+    one.add_argument("--anchor", metavar="B", required=True, help="the SFT policy that the KL is to")
+    one.add_argument("--base", metavar="MODEL", help="base model of an adapter, where it is not where it says")
+    _measuring(one)
+
+
+def _front(commands: Any) -> None:
+    one = _command(commands, "front", "measure:front", "Measure reward-vs-KL fronts of a run, or of any policies.")
+    one.add_argument("run", metavar="RUN", nargs="?", help="run folder or name; its configuration says how to measure")
+    _models(one, required=False)
+    one.add_argument("--anchor", metavar="MODEL", help="the SFT policy, where it is not --init")
+    one.add_argument("--etas", metavar="ETA", nargs="+", type=float, help="LITI coefficients (default: the run's)")
+    one.add_argument(
+        "--method", choices=METHODS, action="append", help="merge to draw a front for; several times for more"
+    )
+    one.add_argument("--iteration", metavar="I", type=_count, action="append", help="only this iteration of the run")
+    one.add_argument("--to-init", action="store_true", help="also the curves towards each later iteration's own init")
+    one.add_argument("--html", metavar="F", help="write the plot to this file")
+    one.add_argument("--csv", metavar="F", help="write the table to this file")
+    _measuring(one)
+
+
+def _sample(commands: Any) -> None:
+    one = _command(commands, "sample", "measure:sample", "Draw completions of a prompt.")
+    one.add_argument("--policy", metavar="A", required=True, help="the policy: folder, adapter, Hub id or smollm2-135m")
+    one.add_argument("--prompt", metavar="TEXT", required=True, help="what to continue")
+    one.add_argument("--n", metavar="N", type=_count, default=1, help="completions (default: 1)")
+    one.add_argument("--base", metavar="MODEL", help="base model of an adapter, where it is not where it says")
+    one.add_argument("--reward", metavar="R[:WEIGHT]", action="append", help="also score them")
+    _generation(one)
+
+
+def _export(commands: Any) -> None:
+    one = _command(commands, "export", "models:export", "Write the chosen model of a run as a Hugging Face folder.")
+    one.add_argument("run", metavar="RUN", help="run folder or name")
+    one.add_argument("--iteration", metavar="I", type=_count, help="(default: the last one that is finished)")
+    one.add_argument(
+        "--eta", type=float, required=True, help="LITI: 0 is the SFT policy, 1 the merged policies, up to 2"
+    )
+    one.add_argument(
+        "--to-init", action="store_true", help="interpolate towards the iteration's init, not the SFT policy"
+    )
+    _recipe(one, defaults=False)
+    _output(one)
+
+
+def _check(commands: Any) -> None:
+    one = _command(
+        commands, "check", "models:check", "Is this model folder safe, whole and mixable? Lists all problems."
+    )
+    one.add_argument("folder", metavar="DIR", help="a full checkpoint or an adapter")
+    one.add_argument("--init", metavar="A", help="also: can it be mixed with this init?")
+    one.add_argument("--base", metavar="MODEL", help="base model of an adapter, where it is not where it says")
+
+
+def _doctor(commands: Any) -> None:
+    _command(commands, "doctor", "doctor:doctor", "Versions, devices, and the measured speed of the dtypes.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = build_parser().parse_args(argv)
+    quiet_threads()
+    module, function = args.does.split(":")
+    if getattr(args, "reward", ...) is None and function in ("evaluate", "front"):
+        args.reward = ["sentiment"]
+    try:
+        answer = getattr(importlib.import_module(f"warp_core.commands.{module}"), function)(args)
+        print(json.dumps(answer.document, allow_nan=False) if args.json else answer.text, flush=True)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except WarpError as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was done is kept", 130)
+    except BrokenPipeError:
+        # The reader of our output has gone; Python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    code: int = answer.code
+    return code
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"warp-core: {' '.join(message.split())}", file=sys.stderr)
+    return code

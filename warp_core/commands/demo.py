@@ -1,0 +1,69 @@
+"""The command `demo`: three-stage WARP on the embedded model, from nothing to a front, kept for the next time."""
+
+import os
+import time
+import webbrowser
+from argparse import Namespace
+from pathlib import Path
+
+from warp_core.commands.answer import Answer
+from warp_core.commands.measure import front_document, measure_run
+from warp_core.commands.progress import Clock, duration, say
+from warp_core.commands.run import train_with_progress
+from warp_core.evaluation.points import Point
+from warp_core.evaluation.report import front_table, write_front_csv, write_front_html
+from warp_core.policy.model import pick_device
+from warp_core.training.config import load_config
+from warp_core.workspace.assets import assets_root
+from warp_core.workspace.paths import run_path
+from warp_core.workspace.publish import write_json_atomic
+from warp_core.workspace.runs import RunFolder
+from warp_core.workspace.sources import resolve_model
+
+__all__ = ["demo"]
+
+TITLE = "WARP on SmolLM2-135M-Instruct: sentiment of review continuations"
+
+
+def demo(args: Namespace) -> Answer:
+    """Train the demo's runs, merge, measure the front; at once if that is done already."""
+    config = load_config(assets_root() / "demo.toml", overrides=args.set)
+    out = Path(args.out) if args.out else run_path("demo")
+    run = RunFolder(out)
+    started = time.monotonic()
+    steps = sum(config.steps_in(i) for i in range(1, config.warp.iterations + 1)) * config.warp.policies
+    measured = 1 + config.warp.policies + len(config.evaluation.etas) * len(config.evaluation.methods)
+    clock = Clock({"step": steps, "measure": measured * config.warp.iterations}, guess_s={"step": 9.0, "measure": 12.0})
+    if not run.about_file.exists():
+        say(
+            f"WARP on {config.model.name}: {config.warp.policies} RL runs of {config.steps_in(1)} steps, then SLERP, LITI "
+            f"and the front, on {_device()}; about {duration(clock.left_s())}. Ctrl-C keeps what is done."
+        )
+    resolve_model(config.model.name)
+    run = train_with_progress(config, out, resume=run.about_file.exists(), clock=clock)
+    points = measure_run(run, config, clock=clock)
+    html = _write_results(run, points)
+    say(f"done after {duration(time.monotonic() - started)}; everything is in {run.path}")
+    if not args.headless and _has_browser():
+        webbrowser.open(html.resolve().as_uri())
+    document = front_document(points) | {"out": str(run.path), "html": str(html), "csv": str(run.path / "front.csv")}
+    text = f"{front_table(points)}\n\nplot:  {html}\ntable: {run.path / 'front.csv'}"
+    return Answer(document=document, text=text)
+
+
+def _device() -> str:
+    device = pick_device()
+    return "the CPU" if device.type == "cpu" else f"the GPU ({device})"
+
+
+def _write_results(run: RunFolder, points: list[Point]) -> Path:
+    write_json_atomic(run.path / "front.json", front_document(points))
+    write_front_csv(run.path / "front.csv", points)
+    html = run.path / "front.html"
+    write_front_html(html, points, title=TITLE, reward_label="Reward (sentiment, log-odds of positive)")
+    return html
+
+
+def _has_browser() -> bool:
+    """Whether a window can be opened here: a screen, or macOS."""
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) or os.uname().sysname == "Darwin"

@@ -1,0 +1,70 @@
+"""The command `doctor`: versions, devices, measured speed of the dtypes."""
+
+import platform
+import time
+from argparse import Namespace
+from importlib import metadata
+from typing import Any
+
+import torch
+
+import warp_core
+from warp_core.commands.answer import Answer
+from warp_core.training.warp import devices_here
+from warp_core.workspace.paths import cache_root, workspace_root
+from warp_core.workspace.sources import embedded_folder
+
+__all__ = ["doctor"]
+
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "pydantic", "numpy")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SIZE = 1024
+
+
+def doctor(args: Namespace) -> Answer:
+    """Say what this machine has and how fast it multiplies."""
+    devices = [_device(device) for device in [*dict.fromkeys([torch.device("cpu"), *devices_here()])]]
+    document: dict[str, Any] = {
+        "warp_core": warp_core.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "threads": torch.get_num_threads(),
+        "devices": devices,
+        "workspace": str(workspace_root()),
+        "cache": str(cache_root()),
+        "embedded_model": str(embedded_folder()) if embedded_folder().is_dir() else None,
+    }
+    lines = [f"warp-core {document['warp_core']}, Python {document['python']}, {document['platform']}"]
+    lines.append(", ".join(f"{name} {version}" for name, version in document["versions"].items()))
+    for device in devices:
+        speeds = ", ".join(f"{name} {speed:,.0f}" for name, speed in device["gflops"].items())
+        lines.append(f"{device['name']} ({device['device']}): GFLOP/s of matrix products: {speeds}")
+    lines.append(f"runs: {document['workspace']}; cache: {document['cache']}")
+    lines.append(f"embedded model: {document['embedded_model'] or 'not fetched yet'}")
+    return Answer(document=document, text="\n".join(lines))
+
+
+def _device(device: torch.device) -> dict[str, Any]:
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "device": str(device),
+        "name": name,
+        "gflops": {str(dtype).removeprefix("torch."): round(_gflops(device, dtype), 1) for dtype in DTYPES},
+    }
+
+
+def _gflops(device: torch.device, dtype: torch.dtype) -> float:
+    """Best rate of a 1024 x 1024 x 1024 product in a tenth of a second."""
+    a, b = (torch.ones(SIZE, SIZE, device=device, dtype=dtype) for _ in range(2))
+    best, end = float("inf"), time.perf_counter() + 0.1
+    for attempt in range(1000):
+        start = time.perf_counter()
+        product = a @ b
+        float(product[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - start) if attempt else best
+        if attempt and time.perf_counter() > end:
+            break
+    return 2 * SIZE**3 / best / 1e9

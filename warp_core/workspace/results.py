@@ -1,0 +1,47 @@
+"""A results store that is only opened for writing when there is something to write.
+
+The demo run that ships with the project, and a run on a read-only disk, can be read without touching a byte.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from warp_core.workspace.store import ResultsStore
+
+__all__ = ["Results"]
+
+
+class Results:
+    """Points by key at `path`, which may not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._store = ResultsStore(path, read_only=True) if path.exists() else None
+        self._writable = False
+
+    def get_point(self, key: str) -> dict[str, Any] | None:
+        """The point stored under `key`, or None."""
+        return self._store.get_point(key) if self._store else None
+
+    def samples(self, key: str) -> list[dict[str, Any]]:
+        """The samples of the point stored under `key`."""
+        return self._store.samples(key) if self._store else []
+
+    def list_points(self, **where: str | float | None) -> list[dict[str, Any]]:
+        """All points, oldest first, whose fields have the given values."""
+        return self._store.list_points(**where) if self._store else []
+
+    def put_point(self, key: str, point: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Store a point durably. Raises WorkspaceError where the disk does not let us."""
+        if not self._writable:
+            self.close()
+            self._store, self._writable = ResultsStore(self.path), True
+        assert self._store is not None
+        self._store.put_point(key, point, samples)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._store:
+            self._store.close()
+        self._store, self._writable = None, False
