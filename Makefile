@@ -1,0 +1,38 @@
+# Every command sets up what it needs by itself: a Python >= 3.11, .venv, the requirements (scripts/setup.py).
+# Variables: PYTHON=/path/to/python   HEADLESS=1 (demo: ask nothing, open nothing)   ARGS="..." (test: for pytest)
+
+.PHONY: help demo test check docs clean
+.DEFAULT_GOAL := help
+
+python := .venv/bin/python
+setup := @sh scripts/python.sh scripts/setup.py
+headless := $(if $(filter-out 0 no false,$(HEADLESS)),--headless)
+
+help:
+	@echo 'make demo              train, merge, measure: a reward-vs-KL front of SmolLM2 (about 10 minutes on 2 cores)'
+	@echo 'make demo HEADLESS=1   the same, opening no browser'
+	@echo 'make test              the tests; ARGS="-k slerp" passes options to pytest'
+	@echo 'make check             format, lint, types, import direction and tests, as in CI'
+	@echo 'make docs              write the generated parts of README.md and docs/ anew'
+	@echo 'make clean             remove .venv and caches; runs/ stays'
+	@echo 'PYTHON=/path/to/python chooses the interpreter (3.11 or newer)'
+
+demo:
+	$(setup) requirements.txt
+	@$(python) -m warp_core demo $(headless)
+
+test:
+	$(setup) requirements-dev.txt
+	@$(python) -m pytest $(ARGS)
+
+check:
+	$(setup) requirements-dev.txt
+	@$(python) scripts/check.py $(ARGS)
+
+docs:
+	$(setup) requirements-dev.txt
+	@$(python) scripts/docs.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find warp_core tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
