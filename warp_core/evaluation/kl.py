@@ -24,8 +24,9 @@ def exact_kl(logits_BTV: torch.Tensor, anchor_logits_BTV: torch.Tensor, mask_BT:
     """
     logp_BTV = logits_BTV.log_softmax(dim=2)
     anchor_logp_BTV = anchor_logits_BTV.log_softmax(dim=2)
-    # softmax of a token that a sampler can never draw is 0, and 0 * (-inf) would be NaN.
-    term_BTV = torch.where(logp_BTV > -torch.inf, logp_BTV.exp() * (logp_BTV - anchor_logp_BTV), 0.0)
+    p_BTV = logp_BTV.exp()
+    # A token that the sampler can never draw has p = 0, also where exp underflows, and 0 * inf would be NaN.
+    term_BTV = torch.where(p_BTV > 0, p_BTV * (logp_BTV - anchor_logp_BTV), 0.0)
     kl_BT = term_BTV.sum(dim=2, dtype=torch.float64)
     # A sum of rounding errors may be a hair below zero.
     return (kl_BT.clamp_min(0.0) * mask_BT).sum(dim=1)
