@@ -1,5 +1,6 @@
 """Opening folders: identity, safety, and which checkpoints mix."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -279,6 +280,17 @@ def test_two_sets_of_weights(tmp_path, init):
 def test_bad_configs(fields, message, init):
     edit_config(init, **fields)
     assert_refused(init, message)
+
+
+def test_a_config_nested_for_ever(init):
+    (init / "config.json").write_text('{"model_type": "x", "a": ' + '{"a":' * 900 + "1" + "}" * 901, encoding="utf-8")
+    with contextlib.suppress(CheckpointError):
+        open_checkpoint(init)
+    (init / "config.json").write_text('{"model_type": "x", "a": ' + "[" * 900 + "]" * 900 + "}", encoding="utf-8")
+    with contextlib.suppress(CheckpointError):
+        open_checkpoint(init)
+    (init / "config.json").write_text('{"model_type": "x", "a": ' + "[" * 10**5 + "]" * 10**5 + "}", encoding="utf-8")
+    assert_refused(init, "config.json")
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])

@@ -151,3 +151,13 @@ def test_the_live_parameters_can_still_be_trained(tmp_path):
     model(input_ids=torch.ones(1, 3, dtype=torch.long)).logits.sum().backward()
     assert model.model.norm.weight.grad is not None
     assert resident.size_bytes == 3 * 4 * init.num_params
+
+
+def test_the_parameters_that_are_held_can_be_read(tmp_path):
+    init, policies = full_set(tmp_path)
+    _, resident = resident_of(init, policies[:1])
+    held = resident.parameters_of(policies[0])
+    want = dict(tiny.load_model(policies[0].path).named_parameters())
+    assert all(torch.equal(held[name], want[name]) for name in want)
+    with pytest.raises(MismatchError, match="not held"):
+        resident.parameters_of(policies[1])

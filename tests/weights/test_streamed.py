@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from tests.weights import oracle
 from tests.weights.helpers import full_set, merge
-from warp_core.errors import NonFiniteError, RecipeError, WorkspaceError
-from warp_core.weights import compute_geometry, make_recipe, merge_to_folder, open_checkpoint
+from warp_core.errors import CheckpointError, GeometryError, NonFiniteError, RecipeError, WorkspaceError
+from warp_core.weights import Geometry, compute_geometry, make_recipe, merge_to_folder, open_checkpoint
 from warp_core.weights.shards import parse_size, plan_shards
 
 
@@ -165,6 +166,31 @@ def test_recipe_and_checkpoints_must_agree(tmp_path):
         merge_to_folder(recipe, init=init, policies=policies[::-1], geometry=geometry, out=tmp_path / "out")
 
 
+def test_a_source_that_changed_after_it_was_opened(tmp_path):
+    init, policies = full_set(tmp_path)
+    recipe, geometry = make_recipe(init, policies), compute_geometry(init, policies)
+    tiny.make_policies(init.path, tmp_path / "more", num=1, seed=7)
+    shutil.copy(tmp_path / "more" / "policy0" / "model.safetensors", policies[1].path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"policy1/model\.safetensors: the file changed"):
+        merge_to_folder(recipe, init=init, policies=policies, geometry=geometry, out=tmp_path / "out")
+    with pytest.raises(CheckpointError, match="changed"):
+        compute_geometry(init, policies)
+
+
+def test_a_geometry_without_some_layer_is_refused(tmp_path):
+    init, policies = full_set(tmp_path)
+    data = compute_geometry(init, policies).to_json()
+    data |= {"layers": data["layers"][:-1], "gram_LNN": data["gram_LNN"][:-1]}
+    with pytest.raises(GeometryError, match="belongs to no layer"):
+        merge_to_folder(
+            make_recipe(init, policies),
+            init=init,
+            policies=policies,
+            geometry=Geometry.from_json(data),
+            out=tmp_path / "out",
+        )
+
+
 def test_masks_and_odd_tensors_pass_through(tmp_path):
     init, policies = full_set(tmp_path, "gpt2")
     for checkpoint in (init, *policies):
@@ -206,7 +232,7 @@ def test_a_tensor_larger_than_the_limit_gets_its_own_file():
 MEMORY = """
 import sys
 from pathlib import Path
-from warp_core.weights import compute_geometry, make_recipe, merge_to_folder, open_checkpoint
+from warp_core.weights import Geometry, compute_geometry, make_recipe, merge_to_folder, open_checkpoint
 
 def private_kb(*_):
     for line in open("/proc/self/status"):
@@ -233,3 +259,15 @@ def test_private_memory_is_a_few_pieces_whatever_the_model(tmp_path):
     command = [sys.executable, "-c", MEMORY, str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert int(result.stdout) < 25_000  # KiB: three float64 pieces, three read buffers, the libraries' warm-up
+
+
+def test_opposite_policies_name_the_layer_and_write_nothing(tmp_path):
+    init, policies = full_set(tmp_path)
+    start, one = (load_file(c.path / "model.safetensors") for c in (init, policies[0]))
+    mirrored = {name: (one[name] if "layers.1" not in name else 2 * start[name] - one[name]) for name in start}
+    save_file(mirrored, policies[1].path / "model.safetensors", metadata={"format": "pt"})
+    policies[1] = open_checkpoint(policies[1].path)
+    with pytest.raises(GeometryError, match=r"layer 'model\.layers\.1', policy 2.*opposite"):
+        merge(init, policies, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    merge(init, policies, tmp_path / "out", method="lerp")

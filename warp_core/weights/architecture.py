@@ -21,7 +21,7 @@ _IGNORED = re.compile(
     r"torchscript|unsloth_.*|model_name|num_labels|_commit_hash"
 )
 _TOKENIZER_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
-_MAX_COUNT = 10**9
+_SIZES_LISTS = ("layer", "block", "depth")  # fields by which a config class makes lists
 _fingerprints: dict[str, str] = {}
 
 
@@ -33,9 +33,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: model_type is missing; get the model again")
     if config.get("quantization_config"):
         raise CheckpointError(f"{path}: quantization_config: quantised weights cannot be mixed; use the plain model")
-    for name, value in _flatten(config):
-        limit = 100_000 if "layer" in name else _MAX_COUNT  # a config class makes lists as long as the layers
-        if isinstance(value, int) and abs(value) > limit and "token_id" not in name:
+    try:
+        fields = list(_flatten(config))
+        plain_facts(config)
+    except RecursionError:
+        raise CheckpointError(f"{path}: nested too deeply; get the model again") from None
+    for name, value in fields:
+        if isinstance(value, int) and abs(value) > 100_000 and any(word in name for word in _SIZES_LISTS):
             raise CheckpointError(f"{path}: {name} = {value} is absurd; get the model again")
     return config
 

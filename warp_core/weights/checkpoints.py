@@ -1,6 +1,6 @@
 """Open a model folder: a full checkpoint or a PEFT LoRA adapter over one. Reads headers and hashes, never runs code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,10 +25,11 @@ _LARGE_BYTES = 50_000_000  # smaller files are hashed faster than a cache is rea
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A weight file: its name in the folder and its SHA-256."""
+    """A weight file: its name in the folder, its SHA-256, and its size and time of change when it was hashed."""
 
     name: str
     sha256: str
+    stamp: tuple[int, int] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,13 +172,26 @@ def hash_files(tensors: Mapping[str, TensorEntry]) -> tuple[SourceFile, ...]:
     """SHA-256 of every file that holds one of the tensors."""
     hashes = []
     for file in sorted({entry.file for entry in tensors.values()}):
-        large = file.stat().st_size > _LARGE_BYTES
-        hashes.append(SourceFile(name=file.name, sha256=sha256_file(file, cache_dir=_hash_cache() if large else None)))
+        stamp = _stamp(file)
+        cache = cache_root() / "hashes" if stamp[0] > _LARGE_BYTES else None
+        hashes.append(SourceFile(name=file.name, sha256=sha256_file(file, cache_dir=cache), stamp=stamp))
     return tuple(hashes)
 
 
-def _hash_cache() -> Path:
-    return cache_root() / "hashes"
+def require_unchanged(checkpoints: Iterable[Checkpoint]) -> None:
+    """Raise CheckpointError if a weight file is no longer the one whose content hash the checkpoint carries."""
+    for checkpoint in checkpoints:
+        for file in checkpoint.files:
+            path = checkpoint.path / file.name
+            if not path.is_file() or _stamp(path) != file.stamp:
+                raise CheckpointError(f"{path}: the file changed after it was opened; open the checkpoint again")
+        if checkpoint.base is not None:
+            require_unchanged([checkpoint.base])
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def require_mixable_dtype(entry: TensorEntry) -> None:

@@ -6,7 +6,7 @@ Shape suffixes: L layers, M policies, K = 1 + M (+ 1) sources [init, policies...
 Equation numbers are those of arXiv 2406.16768.
 """
 
-# ruff: noqa: N802, N815 - shape suffixes
+# ruff: noqa: N802 - shape suffixes
 
 import math
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ class Coefficients:
 
 
 def coefficients(recipe: Recipe, geometry: Geometry) -> Coefficients:
-    """Evaluate a recipe on a geometry. Pure; microseconds.
+    """Evaluate a recipe on a geometry. Pure: no weights are read, a model of 30 layers takes under a millisecond.
 
     slerp: eq. 26 on task vectors; lerp: the weights; slerp-weights: eq. 26 on full weights; then LITI with recipe.eta.
 

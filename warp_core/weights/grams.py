@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from warp_core.errors import MismatchError, NonFiniteError, WorkspaceError
 from warp_core.weights.adapters import FactorStack, read_adapter, stack_adapters, weight_name
-from warp_core.weights.checkpoints import Checkpoint, require_mixable
+from warp_core.weights.checkpoints import Checkpoint, require_mixable, require_unchanged
 from warp_core.weights.geometry import Geometry, LayerInfo
 from warp_core.weights.headers import TensorEntry
 from warp_core.weights.layers import group_of, layer_order
@@ -55,6 +55,7 @@ def compute_geometry(
     if not policies:
         raise MismatchError("no policies given; name at least one")
     require_mixable(init, policies)
+    require_unchanged([init, *policies])
     grams, moved = _cached(init, policies, cache_dir, progress)
     groups: dict[str, list[str]] = {}
     for name in grams:

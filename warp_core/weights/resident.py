@@ -68,6 +68,16 @@ class ResidentMerge:
         factors = [tensor for stack in self._stacks.values() for tensor in (stack.b_all, stack.a)]
         return sum(tensor.numel() * tensor.element_size() for tensor in [*copies, *factors])
 
+    def parameters_of(self, source: Checkpoint) -> dict[str, torch.Tensor]:
+        """The parameters of a full checkpoint that is held, by name in memory; not copies.
+
+        With adapters the base alone is held. Raises MismatchError for a checkpoint that is not held in full.
+        """
+        for held, copy in zip(self._sources, self._copies, strict=False):
+            if held.full.id == source.id:
+                return copy
+        raise MismatchError(f"{source.path} is not held in memory in full; give it as init, policy or towards")
+
     def reset(self) -> None:
         """Set the live parameters to theta_init."""
         for name in self._live:
@@ -131,7 +141,7 @@ class ResidentMerge:
     def _write_adapted(self, live: torch.Tensor, name: str, factors_K: Factors) -> None:
         scale = float(np.float32(factors_K.sum()))
         base, stack = self._copies[0][name], self._stacks.get(name)
-        b = stack.weighted_b(factors_K) if stack is not None else None
+        b = stack.weighted_b(factors_K).to(live.device) if stack is not None else None
         if stack is None or b is None or not b.any():
             live.copy_(base if scale == 1 else blend([base], np.array([scale])))
             return
@@ -170,8 +180,9 @@ def _stacks_on(live: dict[str, torch.Tensor], factors: Sequence[Any]) -> dict[st
         if name not in live:
             raise MismatchError(f"module {module!r} of an adapter is not in the model in memory; load init's model")
         device = live[name].device
-        moved = {field: getattr(stack, field).to(device) for field in ("b_all", "a", "source", "row")}
-        stacks[name] = replace(stack, **moved)
+        b_device = "cpu" if device.type == "mps" else device  # Metal has no float64, in which B is weighted
+        moved = {field: getattr(stack, field).to(b_device) for field in ("b_all", "source", "row")}
+        stacks[name] = replace(stack, a=stack.a.to(device), **moved)
     return stacks
 
 

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from warp_core.errors import CheckpointError, MismatchError, NonFiniteError, RecipeError
+from warp_core.errors import CheckpointError, GeometryError, MismatchError, NonFiniteError, RecipeError
 from warp_core.weights.adapter_folder import write_adapter
 from warp_core.weights.adapters import merge_adapters, read_adapter, stack_adapters, weight_name
 from warp_core.weights.blend import add_update, blend, working_dtype
-from warp_core.weights.checkpoints import Checkpoint, require_mixable
+from warp_core.weights.checkpoints import Checkpoint, require_mixable, require_unchanged
 from warp_core.weights.coefficients import Coefficients, coefficients
 from warp_core.weights.folders import weight_table
 from warp_core.weights.geometry import Geometry
@@ -89,6 +89,7 @@ def merge_to_folder(
     started = time.monotonic()
     _check_ids(recipe, init, policies, towards)
     require_mixable(init, policies, towards=towards)
+    require_unchanged([init, *policies, *([towards] if towards else [])])
     target, limit = parse_dtype(dtype), parse_size(max_shard_size)
     coefs = coefficients(recipe, geometry)
     sources = (init, *policies, *([towards] if towards else []))
@@ -123,6 +124,8 @@ class _Merge:
         self._sources = sources
         self._sources_LK = coefs.sources_LK[:, : len(sources)]
         self._adapted = any(source.kind == "adapter" for source in sources)
+        if not self._adapted:
+            require_rows(coefs, [entry.name for entry in self.tensors.values() if entry.is_float])
         factors = [read_adapter(source) for source in sources] if self._adapted else []
         self._stacks = {weight_name(name, self.tensors): stack for name, stack in stack_adapters(factors).items()}
 
@@ -154,6 +157,13 @@ class _Merge:
                 weight = reader.read(entry, start=start, stop=stop).to(working_dtype(entry.dtype)).view(-1, width)
                 piece = add_update(weight, b, stack, scale=scale, first=start // width).reshape(-1)
             yield piece
+
+
+def require_rows(coefs: Coefficients, names: Sequence[str]) -> None:
+    """Raise GeometryError unless every tensor has a row: nothing is silently left as it was."""
+    lacking = [name for name in names if coefs.row(name) is None]
+    if lacking:
+        raise GeometryError(f"tensor {lacking[0]!r} belongs to no layer of the geometry; compute it for this model")
 
 
 def _write_full_weights(
