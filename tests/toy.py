@@ -57,7 +57,7 @@ def all_completions(policy: Policy, *, prompt: str, length: int, temperature: fl
         tokens_BT=rows,
         mask_BT=mask,
         logp_BT=torch.zeros(rows.shape),
-        texts=tuple(policy.tokenizer.decode(row[keep], skip_special_tokens=True) for row, keep in zip(rows, mask)),
+        texts=tuple(policy.tokenizer.batch_decode(rows, skip_special_tokens=True)),
     )
     with torch.no_grad():
         logp_BT = token_logprobs(policy, bare, temperature=temperature)
