@@ -20,6 +20,8 @@ __all__ = ["build_parser", "main"]
 
 METHODS = ("slerp", "lerp", "slerp-weights")
 GRANULARITIES = ("layer", "tensor", "model")
+KINDS = ("full", "adapter")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,9 +52,7 @@ def _command(commands: Any, name: str, does: str, help_text: str) -> argparse.Ar
 
 
 def _demo(commands: Any) -> None:
-    one = _command(
-        commands, "demo", "demo:demo", "Three-stage WARP on the embedded model; shows the result if it is done."
-    )
+    one = _command(commands, "demo", "demo:demo", "WARP on the embedded model, end to end; at once if it is done.")
     one.add_argument("--out", metavar="RUN", help="run folder (default: demo in the workspace)")
     one.add_argument("--headless", action="store_true", help="never open a window")
     _set_option(one)
@@ -157,9 +157,7 @@ def _positive(text: str) -> float:
 
 
 def _evaluate(commands: Any) -> None:
-    one = _command(
-        commands, "evaluate", "measure:evaluate", "Reward, KL to an anchor, length and diversity of a policy."
-    )
+    one = _command(commands, "evaluate", "measure:evaluate", "Reward, KL to an anchor, length, diversity.")
     one.add_argument("--policy", metavar="A", required=True, help="the policy: folder, adapter, Hub id or smollm2-135m")
     one.add_argument("--anchor", metavar="B", required=True, help="the SFT policy that the KL is to")
     one.add_argument("--base", metavar="MODEL", help="base model of an adapter, where it is not where it says")
@@ -207,9 +205,7 @@ def _export(commands: Any) -> None:
 
 
 def _check(commands: Any) -> None:
-    one = _command(
-        commands, "check", "models:check", "Is this model folder safe, whole and mixable? Lists all problems."
-    )
+    one = _command(commands, "check", "models:check", "Is this model folder safe, whole and mixable?")
     one.add_argument("folder", metavar="DIR", help="a full checkpoint or an adapter")
     one.add_argument("--init", metavar="A", help="also: can it be mixed with this init?")
     one.add_argument("--base", metavar="MODEL", help="base model of an adapter, where it is not where it says")

@@ -36,8 +36,8 @@ def demo(args: Namespace) -> Answer:
     clock = Clock({"step": steps, "measure": measured * config.warp.iterations}, guess_s={"step": 9.0, "measure": 12.0})
     if not run.about_file.exists():
         say(
-            f"WARP on {config.model.name}: {config.warp.policies} RL runs of {config.steps_in(1)} steps, then SLERP, LITI "
-            f"and the front, on {_device()}; about {duration(clock.left_s())}. Ctrl-C keeps what is done."
+            f"WARP on {config.model.name}, on {_device()}: {config.warp.policies} RL runs of {config.steps_in(1)} "
+            f"steps, SLERP, LITI, the front; about {duration(clock.left_s())}. Ctrl-C keeps what is done."
         )
     resolve_model(config.model.name)
     run = train_with_progress(config, out, resume=run.about_file.exists(), clock=clock)

@@ -101,11 +101,11 @@ def sample(args: Namespace) -> Answer:
         )
         for row, one in enumerate(found):
             one["reward"] = float(scores.total_B[row])
-    heads = [
-        f"[{number}]" + (f" reward {one['reward']:+.2f}" if "reward" in one else "")
-        for number, one in enumerate(found, 1)
-    ]
-    text = "\n\n".join(f"{head}\n{args.prompt}{one['text']}" for head, one in zip(heads, found, strict=True))
+    shown = []
+    for number, one in enumerate(found, start=1):
+        head = f"[{number}] reward {one['reward']:+.2f}" if "reward" in one else f"[{number}]"
+        shown.append(f"{head}\n{args.prompt}{one['text']}")
+    text = "\n\n".join(shown)
     return Answer(document={"completions": found}, text=text)
 
 
