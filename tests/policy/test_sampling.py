@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.tiny import make_model
-from tests.toy import A, B, CPU, END, all_completions, toy_policy
+from tests.toy import CPU, END, A, B, all_completions, toy_policy
 from warp_core.policy.model import Policy, load_policy
 from warp_core.policy.prompts import PromptBatch, encode_prompts
 from warp_core.policy.sampling import Completions, _GumbelSampler, completion_mask, row_seed, sample

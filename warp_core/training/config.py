@@ -26,6 +26,7 @@ STRICT = ConfigDict(extra="forbid")
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 
@@ -95,7 +96,7 @@ class TrainingConfig:
     """Temperature of sampling, and of every log-probability."""
     learning_rate: Positive = 1e-3
     """Adam's rate after warm-up."""
-    adam_betas: tuple[Share, Share] = (0.9, 0.999)
+    adam_betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Adam's decay rates."""
     warmup_steps: Whole = 5
     """Steps over which the rate rises linearly."""
@@ -201,19 +202,32 @@ class WarpConfig:
             raise ValueError(f"merge.weights: {len(self.merge.weights)} numbers for warp.policies = {num}")
         if self.merge.weights and abs(sum(self.merge.weights) - 1.0) > 1e-6:
             raise ValueError(f"merge.weights: they add up to {sum(self.merge.weights):g}, not to 1")
-        for one in [training, *(self.for_run(m).training for m in range(len(self.runs)))]:
-            if one.baseline == "leave-one-out" and one.completions_per_prompt < 2:
-                raise ValueError("training.completions_per_prompt: the leave-one-out baseline needs at least 2")
+        if training.baseline == "leave-one-out" and training.completions_per_prompt < 2:
+            raise ValueError("training.completions_per_prompt: the leave-one-out baseline needs at least 2")
+        if self.merge.method == "slerp-weights" and self.adapter.kind == "lora" and self.warp.iterations > 1:
+            raise ValueError(
+                "merge.method: slerp-weights scales the base weights, so with adapter.kind = lora there is no adapter "
+                "for the next iteration to start from: choose slerp or lerp, or adapter.kind = full"
+            )
+        for m in range(len(self.runs)):
+            try:
+                self.for_run(m)
+            except ConfigError as error:
+                raise ValueError(f"runs.{m}.{error}") from error
 
     def for_run(self, policy: int) -> "WarpConfig":
-        """Return the configuration of run `policy` (0-based) with its overrides applied and `runs` empty."""
+        """Return the configuration of run `policy` (0-based) with its overrides applied and `runs` empty.
+
+        Raises:
+            ConfigError: an override is not valid.
+        """
         if not self.runs:
             return self
         override = self.runs[policy]
         whole = config_to_mapping(self) | {"runs": []}
         for section in ("reward", "training"):
             whole[section] = whole[section] | _as_given(section, getattr(override, section))
-        return TypeAdapter(WarpConfig).validate_python(whole)
+        return config_from_mapping(whole)
 
     def steps_in(self, iteration: int) -> int:
         """Return T of an iteration (1-based)."""
@@ -325,7 +339,8 @@ def _toml(value: Any) -> str:
         return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(value)
+    # Not the ASCII form: JSON writes what lies beyond 16 bits as two surrogates, which TOML refuses.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def json_schema() -> dict[str, Any]:
@@ -365,4 +380,4 @@ def _choices(section: type, name: str) -> str:
 
 
 if __name__ == "__main__":
-    print(docs_table())
+    print(docs_table(), end="")
