@@ -1,15 +1,17 @@
 """Train the bundled sentiment reward model from scratch: a two-layer BERT classifier of about 1.45M parameters.
 
-    OMP_NUM_THREADS=1 python scripts/train_reward_model.py
+    OMP_NUM_THREADS=1 python scripts/train_reward_model.py --out /tmp/reward-model --tokenizer assets/reward-model
 
 The folder written is an ordinary Hugging Face one (config, safetensors, tokenizer.json, model card), so the loader that
-opens any other reward model opens it too. One core needs about ten minutes; the seed fixes every random choice.
+opens any other reward model opens it too. One core needs about nine minutes.
+
+The model that ships is tied to runs and stored results: train another into a folder of its own (--out). Its seed fixes
+every random choice but the vocabulary; ``--tokenizer assets/reward-model`` takes the vocabulary that ships.
 
 Phrases of SST-2 are short and tokenised ("do n't", "it 's"), and their labels are 0 or 1; generated reviews are several
 natural sentences that stop anywhere, and a reward must tell "good" from "wonderful". Three things bridge the gap:
 the tokenizer's normaliser maps both spellings to the same tokens; ``grade`` turns labels into graded targets;
-``make_review`` puts small reviews together, many after neutral text, which is the project's own openings (training file
-only) or WikiText.
+``make_review`` puts small reviews together, many after one of the project's own neutral openings (training file only).
 
 Shapes: B examples, T tokens.
 """
@@ -29,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -44,7 +46,7 @@ REWRITES = (  # (regular expression, replacement), on lower-case text: both spel
     (r"-lrb-", "("),
     (r"-rrb-", ")"),
     (r"(?<=\w)\s*n't\b", " not"),
-    (r"\bcan ?not\b", "ca not"),
+    (r"\bcannot\b", "ca not"),
     (r"\u2026|\.{2,}|\. \.( \.)*", " ... "),
 )
 LADDER = (
@@ -84,17 +86,15 @@ class Settings:
     """Least target probability of the right label, where the grader disagrees with it; see ``grade``."""
     ceiling: float = 0.995
     """Greatest target probability of the right label, where the grader is certain."""
-    grader_l2: float = 3e-6
-    height_weight: float = 0.05
-    """Of the squared error of the logit difference, beside the cross-entropy; see ``graded_loss``."""
+    grader_l2: float = 2e-5
     token_dropout: float = 0.1
     """Share of pieces hidden behind [MASK] in training."""
     review_share: float = 0.5
     """Reviews made from phrases, per original phrase in an epoch."""
     opening_share: float = 0.4
-    """Of these reviews, how many begin with a neutral text."""
-    num_neutral: int = 9000
-    """Neutral texts on their own in an epoch, with target one half."""
+    """Of these reviews, how many begin with a neutral opening."""
+    num_openings: int = 3000
+    """Openings on their own in an epoch, cut at random, with target one half."""
     average_decay: float = 0.998
     """Of the moving average of the weights, which is what is saved."""
     seed: int = 0
@@ -112,14 +112,6 @@ def read_openings(part: str) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 
 
-def read_neutral(path: Path) -> list[str]:
-    """Read the running text of WikiText as sentences: headings and unknown words left out, hyphens restored."""
-    text = " ".join(line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith(" = "))
-    for written, meant in ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", "."), ("<unk>", " ")):
-        text = text.replace(written, meant)
-    return [sentence for sentence in text.split(" . ") if len(sentence.split()) >= 8]
-
-
 def read_sentences(folder: Path) -> list[Example]:
     """Read ``positive.txt`` and ``negative.txt``, one sentence a line."""
     return [
@@ -131,16 +123,17 @@ def read_sentences(folder: Path) -> list[Example]:
 
 
 def train_tokenizer(texts: Sequence[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a lower-case BPE tokenizer whose normaliser undoes the tokenised spelling of SST-2.
+    """Train a lower-case WordPiece tokenizer whose normaliser undoes the tokenised spelling of SST-2.
 
-    Not WordPiece: its trainer numbers the pieces that begin with ## in the order of a hash map, so that two runs give
-    two vocabularies.
+    Two runs give two vocabularies: the trainer numbers the pieces that begin with ## in the order of a hash map. To
+    repeat a model exactly, pass its own tokenizer (``--tokenizer``).
     """
-    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=64))  # type: ignore[call-arg]
     rewrites = [normalizers.Replace(Regex(pattern), content) for pattern, content in REWRITES]
     tokenizer.normalizer = normalizers.Sequence([normalizers.BertNormalizer(lowercase=True), *rewrites])
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.BpeTrainer(
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, min_frequency=2, special_tokens=list(SPECIAL_TOKENS), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
@@ -207,34 +200,12 @@ def make_model(settings: Settings, *, vocab_size: int) -> BertForSequenceClassif
     return BertForSequenceClassification(config)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Neutral:
-    """Text that is neither good nor bad."""
-
-    openings: Sequence[str]
-    """Openings of reviews."""
-    sentences: Sequence[str]
-    """Of an encyclopedia."""
-
-    def draw(self, generator: random.Random) -> str:
-        """Return an opening, the halves of two openings, or a stretch of an encyclopedia, a third each."""
-        kind = generator.randrange(3)
-        if kind == 0:
-            return generator.choice(self.openings)
-        if kind == 1:
-            first, second = (generator.choice(self.openings).split() for _ in range(2))
-            return " ".join(first[: generator.randint(1, len(first))] + second[-generator.randint(1, len(second)) :])
-        words = generator.choice(self.sentences).split()
-        start = generator.randrange(len(words) - 3)
-        return " ".join(words[start : start + generator.randint(3, 20)])
-
-
 def make_review(
-    phrases: Sequence[Example], *, neutral: Neutral, opening_share: float, generator: random.Random
+    phrases: Sequence[Example], *, openings: Sequence[str], opening_share: float, generator: random.Random
 ) -> Example:
     """Join one to three phrases into one text; its target is the mean of theirs, weighted by their words.
 
-    Neutral text in front counts for nothing: what is judged is how a review goes on. One review in two loses up to half
+    An opening in front counts for nothing: what is judged is how a review goes on. One review in two loses up to half
     of its last phrase, as a completion does that reaches its token limit.
     """
     opened = generator.random() < opening_share
@@ -245,19 +216,20 @@ def make_review(
     counts = [len(part) for part in words]
     target = sum(n * example.target for n, example in zip(counts, chosen, strict=True)) / sum(counts)
     text = generator.choice((" . ", " . ", " , ", " and ", " ")).join(" ".join(part) for part in words)
-    return Example(text=f"{neutral.draw(generator)} {text}" if opened else text, target=target)
+    return Example(text=f"{generator.choice(openings)} {text}" if opened else text, target=target)
 
 
 def make_epoch(
-    phrases: Sequence[Example], *, neutral: Neutral, settings: Settings, generator: random.Random
+    phrases: Sequence[Example], *, openings: Sequence[str], settings: Settings, generator: random.Random
 ) -> list[Example]:
-    """Return every phrase once, fresh reviews, and neutral texts."""
+    """Return every phrase once, fresh reviews, and openings cut anywhere, which are neither good nor bad."""
     reviews = [
-        make_review(phrases, neutral=neutral, opening_share=settings.opening_share, generator=generator)
+        make_review(phrases, openings=openings, opening_share=settings.opening_share, generator=generator)
         for _ in range(int(settings.review_share * len(phrases)))
     ]
-    rest = [Example(text=neutral.draw(generator), target=0.5) for _ in range(settings.num_neutral)]
-    return [*phrases, *reviews, *rest]
+    chosen = [generator.choice(openings).split() for _ in range(settings.num_openings)]
+    neutral = [Example(text=" ".join(words[: generator.randint(2, len(words))]), target=0.5) for words in chosen]
+    return [*phrases, *reviews, *neutral]
 
 
 def shuffled_batches(
@@ -285,15 +257,10 @@ def hide(ids_BT: torch.Tensor, *, share: float) -> torch.Tensor:
     return torch.where((torch.rand(ids_BT.shape) < share) & (ids_BT > mask_id), mask_id, ids_BT)
 
 
-def graded_loss(logits_B2: torch.Tensor, target_B: torch.Tensor, *, height_weight: float) -> torch.Tensor:
-    """Cross-entropy with the target probability, plus ``height_weight`` times the squared error of its log-odds.
-
-    Cross-entropy alone hardly tells the probabilities 0.97 and 0.99 apart, which differ by 1.1 in log-odds: in reward.
-    """
+def soft_loss(logits_B2: torch.Tensor, target_B: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of two logits with the target probability of the second."""
     logp_B2 = F.log_softmax(logits_B2, dim=-1)
-    entropy_B = -(target_B * logp_B2[:, 1] + (1.0 - target_B) * logp_B2[:, 0])
-    height_B = (logits_B2[:, 1] - logits_B2[:, 0] - torch.logit(target_B)).square()
-    return (entropy_B + height_weight * height_B).mean()
+    return -(target_B * logp_B2[:, 1] + (1.0 - target_B) * logp_B2[:, 0]).mean()
 
 
 def make_optimizer(
@@ -313,27 +280,27 @@ def make_optimizer(
 
 
 def train(
-    phrases: Sequence[Example], *, neutral: Neutral, tokenizer: PreTrainedTokenizerFast, settings: Settings
+    phrases: Sequence[Example], *, openings: Sequence[str], tokenizer: PreTrainedTokenizerFast, settings: Settings
 ) -> BertForSequenceClassification:
     """Train and return the model with the moving average of its weights."""
     torch.manual_seed(settings.seed)
     generator = random.Random(settings.seed)
     model = make_model(settings, vocab_size=len(tokenizer))
     average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    per_epoch = len(phrases) + int(settings.review_share * len(phrases)) + settings.num_neutral
+    per_epoch = len(phrases) + int(settings.review_share * len(phrases)) + settings.num_openings
     num_steps = settings.epochs * math.ceil(per_epoch / settings.batch_size)
     optimizer, schedule = make_optimizer(model, settings=settings, num_steps=num_steps)
     step, started = 0, time.monotonic()
     for epoch in range(settings.epochs):
         model.train()
         losses = []
-        examples = make_epoch(phrases, neutral=neutral, settings=settings, generator=generator)
+        examples = make_epoch(phrases, openings=openings, settings=settings, generator=generator)
         for ids_BT, target_B in shuffled_batches(
             examples, tokenizer=tokenizer, batch_size=settings.batch_size, generator=generator
         ):
             ids_BT = hide(ids_BT, share=settings.token_dropout)
             logits_B2 = model(input_ids=ids_BT, attention_mask=(ids_BT != 0).long()).logits
-            loss = graded_loss(logits_B2, target_B, height_weight=settings.height_weight)
+            loss = soft_loss(logits_B2, target_B)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -427,14 +394,6 @@ def evaluate(
     }
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Save under the class name that every version of transformers knows."""
-    tokenizer.save_pretrained(out)
-    path = out / "tokenizer_config.json"
-    fields = json.loads(path.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-
-
 def write_card(out: Path, *, report: dict[str, object], settings: Settings, data: Path, seconds: float) -> None:
     """Write ``README.md`` beside the weights: command, data, numbers with n, date, limits."""
     template = (Path(__file__).parent / "reward_model_card.md").read_text(encoding="utf-8")
@@ -460,10 +419,8 @@ def read_arguments() -> argparse.Namespace:
     """Read the command line; every field of ``Settings`` is a flag."""
     parser = argparse.ArgumentParser(description="Train the bundled sentiment reward model from scratch.")
     parser.add_argument("--data", type=Path, default=REPOSITORY / "../shared/data/sst2", help="train.tsv and dev.tsv")
-    parser.add_argument("--neutral", type=Path, default=REPOSITORY / "../shared/data/wikitext-2/valid.txt")
-    parser.add_argument(
-        "--out", type=Path, default=REPOSITORY / "assets/reward-model", help="folder for model, tokenizer and card"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for model, tokenizer and card")
+    parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer to take instead of training one")
     for name, value in vars(Settings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default {value}")
     return parser.parse_args()
@@ -477,17 +434,20 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     started = time.monotonic()
     phrases, dev = read_tsv(arguments.data / "train.tsv"), read_tsv(arguments.data / "dev.tsv")
-    tokenizer = train_tokenizer([example.text for example in phrases], vocab_size=settings.vocab_size)
+    tokenizer = (
+        PreTrainedTokenizerFast.from_pretrained(arguments.tokenizer)
+        if arguments.tokenizer
+        else train_tokenizer([example.text for example in phrases], vocab_size=settings.vocab_size)
+    )
     graded = grade(phrases, tokenizer=tokenizer, settings=settings)
-    neutral = Neutral(openings=read_openings("train"), sentences=read_neutral(arguments.neutral))
-    model = train(graded, neutral=neutral, tokenizer=tokenizer, settings=settings)
+    model = train(graded, openings=read_openings("train"), tokenizer=tokenizer, settings=settings)
     seconds = time.monotonic() - started
     polarity = arguments.data.parent / "rt-polarity"
     sentences = read_sentences(polarity) if polarity.is_dir() else []
     report = evaluate(model, tokenizer=tokenizer, phrases=phrases, dev=dev, sentences=sentences)
     print(json.dumps(report, indent=1))
     model.save_pretrained(arguments.out)
-    save_tokenizer(tokenizer, arguments.out)
+    tokenizer.save_pretrained(arguments.out)
     write_card(arguments.out, report=report, settings=settings, data=arguments.data, seconds=seconds)
 
 

@@ -26,8 +26,7 @@ BLAME = (
 SPELLINGS = (
     ("It's good, isn't it?", "it 's good , is n't it ?"),
     ("I don't, can't and won't.", "i do n't , ca n't and wo n't ."),
-    ("You cannot miss it", "you can not miss it"),
-    ("You can't miss it", "you ca n't miss it"),
+    ("You cannot miss it", "you ca n't miss it"),
     ("\u201cFine\u201d \u2014 it\u2019s fine\u2026", '" fine " -- it \'s fine ...'),
     ("A (small) film<br />of note", "a -lrb- small -rrb- film of note"),
 )

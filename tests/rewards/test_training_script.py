@@ -23,15 +23,14 @@ def script():
     del sys.modules[spec.name]
 
 
-def test_graded_loss(script):
-    # p = 3/4: log-odds log 3, reached exactly, so only the entropy of (3/4, 1/4) is left
-    logits_B2 = torch.tensor([[0.0, math.log(3.0)]])
+def test_soft_loss(script):
+    # p = 3/4, predicted exactly: the entropy of (3/4, 1/4)
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    loss = script.graded_loss(logits_B2, torch.tensor([0.75]), height_weight=1.0)
+    loss = script.soft_loss(torch.tensor([[0.0, math.log(3.0)]]), torch.tensor([0.75]))
     assert loss.item() == pytest.approx(entropy, abs=1e-6)
-    # p = 1/2 and a difference of 2: cross-entropy log(1 + e^2) - 1, height 0.5 * 2^2
-    loss = script.graded_loss(torch.tensor([[0.0, 2.0]]), torch.tensor([0.5]), height_weight=0.5)
-    assert loss.item() == pytest.approx(math.log(1 + math.e**2) - 1.0 + 2.0, abs=1e-6)
+    # p = 1/2 and a difference of 2: the mean of log(1 + e^2) and log(1 + e^2) - 2
+    loss = script.soft_loss(torch.tensor([[0.0, 2.0]]), torch.tensor([0.5]))
+    assert loss.item() == pytest.approx(math.log(1 + math.e**2) - 1.0, abs=1e-6)
 
 
 def test_grades_keep_the_side_of_the_label_and_follow_the_words(script):
@@ -47,12 +46,11 @@ def test_grades_keep_the_side_of_the_label_and_follow_the_words(script):
     assert 0.98 < great < 0.995
 
 
-def test_a_review_has_the_mean_target_and_neutral_text_counts_for_nothing(script):
+def test_a_review_has_the_mean_target_and_its_opening_counts_for_nothing(script):
     phrases = [script.Example(text="good", target=0.9), script.Example(text="bad so bad", target=0.1)]
-    neutral = script.Neutral(openings=["the film is"], sentences=["one two three four five six seven eight"])
     seen = set()
     for seed in range(200):
-        review = script.make_review(phrases, neutral=neutral, opening_share=0.5, generator=random.Random(seed))
+        review = script.make_review(phrases, openings=["the film is"], opening_share=0.5, generator=random.Random(seed))
         good, bad = review.text.count("good"), 3 * review.text.count("bad so bad")
         assert review.target == pytest.approx((0.9 * good + 0.1 * bad) / (good + bad))
         seen.add(round(review.target, 3))
