@@ -14,11 +14,11 @@ fail() {
 }
 
 answers() {
-    "$1" -c "$2" </dev/null >/dev/null 2>&1
+    "$1" -S -c "$2" </dev/null >/dev/null 2>&1
 }
 
 version_of() {
-    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null </dev/null
+    "$1" -S -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null </dev/null
 }
 
 no_venv() {

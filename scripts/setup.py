@@ -187,9 +187,10 @@ def reason_of(text: str, venv: Path, *, doing: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
     last = (errors or lines or ["it printed nothing"])[-1].removeprefix("ERROR: ")[:300]
-    if "No space left on device" in text or "Disk quota exceeded" in text:
-        free = shutil.disk_usage(venv).free / 1e9
-        return f"could not {doing}: the disk is full ({free:.1f} GB free at {venv.parent}): make room, {AGAIN}"
+    free = shutil.disk_usage(venv).free
+    # A full disk also swallows what would say so.
+    if free < 10e6 or "No space left on device" in text or "Disk quota exceeded" in text:
+        return f"could not {doing}: the disk is full ({free / 1e9:.1f} GB free at {venv.parent}): make room, {AGAIN}"
     # pip tells of a missing network as of a package that nobody has.
     if UNREACHABLE.search(last) or (UNREACHABLE.search(text) and "No matching distribution" in last):
         broken = re.findall(r"broken by '(.*?)':? /", text)
