@@ -4,8 +4,9 @@
 
 README.md             the table of commands, between its two markers
 docs/commands.md      every option of every command
+docs/config.md        every field of a configuration
 
-Made from the parser itself and not from its --help, whose layout changes with the version of Python.
+Commands are made from the parser itself and not from its --help, whose layout changes with the version of Python.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warp_core.cli import build_parser
+from warp_core.training.config import docs_table
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +36,7 @@ def pages() -> dict[Path, str]:
     return {
         readme: with_part(readme.read_text(encoding="utf-8"), "commands", command_table(parser)),
         ROOT / "docs" / "commands.md": command_reference(parser),
+        ROOT / "docs" / "config.md": docs_table(),
     }
 
 
