@@ -175,7 +175,7 @@ class Learner:
             loss = reinforce_loss(logp_BT, advantage, total=total)
             if not torch.isfinite(loss):
                 raise DivergedError(
-                    f"step {self.steps_done + 1}: the loss is {float(loss)}; the weights were not changed"
+                    f"step {self.steps_done + 1}: the loss is {loss.item()}; the weights were not changed"
                 )
             torch.autograd.backward(loss)
             self.trainable.collect_gradients()
@@ -185,6 +185,10 @@ class Learner:
 
     def _apply_gradient(self, rate: float) -> float:
         masters = list(self.trainable.masters.values())
+        for master in masters:
+            # A weight that no token went through: Adam would skip it, and count its steps apart from the run's.
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
         norm = float(torch.nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm))
         if norm != norm or norm == float("inf"):
             raise DivergedError(

@@ -60,15 +60,15 @@ def load_state(folder: Path, *, fingerprint: str) -> RunState | None:
         return None
     try:
         header: Mapping[str, object] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "state.safetensors")
+        parts: dict[str, Tensors] = {part: {} for part in _PARTS}
+        for key, tensor in load_file(folder / "state.safetensors").items():
+            part, name = key.split("/", 1)
+            parts[part][name] = tensor
+        step, saved_as = int(str(header["step"])), header["fingerprint"]
     except Exception as error:
         raise WorkspaceError(
             f"the saved state {folder} is damaged ({error}): remove it to start that run again"
         ) from error
-    if header["fingerprint"] != fingerprint:
+    if saved_as != fingerprint:
         raise WorkspaceError(f"{folder} was saved with other training settings: resume with the run's own config.toml")
-    parts: dict[str, Tensors] = {part: {} for part in _PARTS}
-    for key, tensor in tensors.items():
-        part, name = key.split("/", 1)
-        parts[part][name] = tensor
-    return RunState(step=int(str(header["step"])), fingerprint=fingerprint, **parts)
+    return RunState(step=step, fingerprint=fingerprint, **parts)

@@ -111,7 +111,9 @@ class FullTrainable:
         self.masters: Tensors = self.live
         if dtype != torch.float32:
             self.masters = {name: live.detach().clone().requires_grad_(True) for name, live in self.live.items()}
-            policy.model.to(dtype)
+            for live in self.live.values():
+                # Parameters alone: rotary frequencies stay float32, as in a model that is loaded in `dtype`.
+                live.data = live.data.to(dtype)
         for parameter in self.live.values():
             parameter.requires_grad_(True)
         self._sft_folder, self._keep_sft = sft_folder, keep_sft
