@@ -123,3 +123,10 @@ def test_a_token_of_no_measurable_probability_that_the_anchor_excludes():
     logits = torch.tensor([[[0.0, -300.0]]])
     anchor = torch.tensor([[[0.0, -torch.inf]]])
     assert exact_kl(logits, anchor, torch.ones(1, 1, dtype=torch.bool)).tolist() == [0.0]
+
+
+def test_a_broken_policy_is_not_zero_apart():
+    logits = torch.tensor([[[0.0, float("nan")]]])
+    anchor = torch.tensor([[[0.0, 0.0]]])
+    for one, other in ((logits, anchor), (anchor, logits)):
+        assert exact_kl(one, other, torch.ones(1, 1, dtype=torch.bool)).isnan().all()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from warp_core.errors import DivergedError
 from warp_core.evaluation.kl import exact_kl, mc_kl
 from warp_core.evaluation.points import Evaluation, KlEstimator, Sample
 from warp_core.policy.logprobs import chosen_logprobs, completion_logits
@@ -102,6 +103,10 @@ def measure(
         evaluation: lengths, temperature, seed, estimator.
         batch_size: completions sampled at once.
         progress: called with (completions done, completions in all).
+
+    Raises:
+        DivergedError: a KL is not finite.
+        RewardError: the reward misbehaved.
     """
     k = evaluation.samples_per_prompt
     at_once = max(1, batch_size // k)
@@ -150,6 +155,11 @@ def _kl_by_rows(subject: Subject, completions: Completions, evaluation: Evaluati
 
 
 def _scored(completions: Completions, kl_B: torch.Tensor, reward: RewardSum) -> list[Sample]:
+    if not torch.isfinite(kl_B).all():
+        row = int((~torch.isfinite(kl_B)).nonzero()[0])
+        raise DivergedError(
+            f"the KL of completion {row} is {float(kl_B[row])}: the weights of the policy or of its anchor are broken"
+        )
     scores = reward(
         RewardBatch(prompts=completions.prompts.texts, completions=completions.texts, num_tokens=completions.num_tokens)
     )

@@ -25,8 +25,9 @@ def exact_kl(logits_BTV: torch.Tensor, anchor_logits_BTV: torch.Tensor, mask_BT:
     logp_BTV = logits_BTV.log_softmax(dim=2)
     anchor_logp_BTV = anchor_logits_BTV.log_softmax(dim=2)
     p_BTV = logp_BTV.exp()
-    # A token that the sampler can never draw has p = 0, also where exp underflows, and 0 * inf would be NaN.
-    term_BTV = torch.where(p_BTV > 0, p_BTV * (logp_BTV - anchor_logp_BTV), 0.0)
+    # A token that the sampler can never draw has p = 0, also where exp underflows, and 0 * inf would be NaN. The NaN of
+    # a broken policy stays: asking for p > 0 would make it a KL of 0.
+    term_BTV = torch.where(p_BTV == 0, 0.0, p_BTV * (logp_BTV - anchor_logp_BTV))
     kl_BT = term_BTV.sum(dim=2, dtype=torch.float64)
     # A sum of rounding errors may be a hair below zero.
     return (kl_BT.clamp_min(0.0) * mask_BT).sum(dim=1)
