@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from warp_core.errors import PromptError
 from warp_core.workspace.assets import assets_root
+from warp_core.workspace.publish import write_text_atomic
 
-__all__ = ["BUILT_IN_PROMPTS", "PromptBatch", "encode_prompts", "prompts_id", "read_prompts"]
+__all__ = ["BUILT_IN_PROMPTS", "PromptBatch", "encode_prompts", "prompts_id", "read_prompts", "write_prompts"]
 
 BUILT_IN_PROMPTS = ("reviews-train", "reviews-eval")
 
@@ -80,6 +81,11 @@ def read_prompts(source: str) -> tuple[str, ...]:
     if not prompts:
         raise PromptError(f"no prompt in {source!r}: it needs at least one line of text")
     return tuple(prompts)
+
+
+def write_prompts(path: Path, prompts: Sequence[str]) -> None:
+    """Write prompts as JSON lines, which `read_prompts` reads back as they are."""
+    write_text_atomic(path, "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
 
 
 def _built_in(source: str) -> Path:

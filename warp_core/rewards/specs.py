@@ -37,7 +37,7 @@ class RewardSpec:
     weight: float = 1.0
 
     def __str__(self) -> str:
-        return self.name if self.weight == 1.0 else f"{self.name}:{self.weight:g}"
+        return self.name if self.weight == 1.0 else f"{self.name}:{self.weight!r}"
 
 
 def parse_spec(text: str) -> RewardSpec:

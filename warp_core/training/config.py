@@ -162,7 +162,7 @@ class EvaluationConfig:
     """Merges to draw a front for."""
     kl_estimator: Literal["exact", "mc"] = "exact"
     """exact sums the KL over the whole vocabulary at each position; mc is the paper's log-ratio."""
-    batch_size: Count = 32
+    batch_size: Count = 64
     """Completions sampled at once."""
     seed: Whole = 1234
     """Common random numbers of every point."""

@@ -22,7 +22,7 @@ from warp_core.training.state import load_state, save_state
 from warp_core.training.trainable import FullTrainable, LoraTrainable, Trainable
 from warp_core.weights import AdapterFactors, open_checkpoint, read_adapter, write_adapter
 from warp_core.weights.model_files import write_model_files
-from warp_core.workspace.publish import publish_folder, write_json_atomic
+from warp_core.workspace.publish import publish_folder, write_json_atomic, write_text_atomic
 from warp_core.workspace.runs import RunFolder
 from warp_core.workspace.sources import resolve_model
 from warp_core.workspace.store import ResultsStore
@@ -80,7 +80,7 @@ def train_policy(
     trainable = _build(run, own, config, iteration=iteration, device=device)
     learner = Learner(
         trainable,
-        prompts=read_prompts(own.prompts.train),
+        prompts=read_prompts(str(run.prompts_file("train"))),
         reward=load_reward(own.reward.terms, device=str(device)),
         config=own.training,
         chat_template=own.model.chat_template,
@@ -103,13 +103,15 @@ def train_policy(
         if point is not None and point.kl >= own.training.kl_ceiling:
             ended = "kl-ceiling"
         log.write(record, point, ended=ended)
-        if at_end or ended != "steps" or _due(done, save_every) or should_stop():
+        stopping = should_stop()
+        if at_end or ended != "steps" or _due(done, save_every) or stopping:
             save_state(folder / "state", learner.state(fingerprint))
         hear(PolicyProgress(iteration=iteration, policy=policy, step=done, steps=steps, record=record, point=point))
-        if should_stop():
+        if stopping:
             raise KeyboardInterrupt
-    _publish(checkpoint, trainable, own)
+    # Before the checkpoint, because a run with a checkpoint is not opened again.
     write_json_atomic(folder / "summary.json", {"steps": learner.steps_done, "ended": ended})
+    _publish(checkpoint, trainable, own)
 
 
 def _due(step: int, every: int) -> bool:
@@ -141,17 +143,11 @@ def _publish(checkpoint: Path, trainable: Trainable, own: WarpConfig) -> None:
         if isinstance(trainable, LoraTrainable):
             factors = AdapterFactors(modules=trainable.factors(), transposed=trainable.transposed)
             dtype = torch.bfloat16 if own.adapter.save_dtype == "bfloat16" else torch.float32
-            write_adapter(factors, out, base_name=_lasting_name(own.model.name), dtype=dtype)
+            write_adapter(factors, out, base_name=own.model.name, dtype=dtype)
         elif isinstance(trainable, FullTrainable):
             trainable.save(out)
             # Config, generation config and tokenizer are the SFT policy's own files.
             write_model_files(out, [open_checkpoint(sft)], dtype=torch.float32, kind="full")
-
-
-def _lasting_name(name: str) -> str:
-    """A local folder is named by its absolute path, so that the adapter finds its base from anywhere."""
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else name
 
 
 class _MetricsLog:
@@ -170,7 +166,7 @@ class _MetricsLog:
                 break
             kept.append(line)
             self.ended = row["ended"]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_text_atomic(path, "".join(f"{line}\n" for line in kept))
 
     def write(self, record: StepRecord, point: Point | None, *, ended: str) -> None:
         """Append one step."""
@@ -191,7 +187,7 @@ class _Gauge:
     ) -> None:
         self.run, self.config, self.trainable = run, config, trainable
         self.iteration, self.policy = iteration, policy
-        self.prompts = read_prompts(config.prompts.evaluation)[: config.evaluation.prompts]
+        self.prompts = read_prompts(str(run.prompts_file("evaluation")))[: config.evaluation.prompts]
         self.reward: RewardSum | None = None
 
     def measure(self, step: int) -> Point:

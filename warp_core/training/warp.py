@@ -3,22 +3,33 @@
 `train_warp` is the whole of it; a run folder is resumable from whatever it holds.
 """
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 import warp_core
-from warp_core.errors import WarpError, WorkspaceError
-from warp_core.training.config import WarpConfig, config_to_toml, load_config
+from warp_core.errors import UserError, WarpError, WorkspaceError
+from warp_core.policy.prompts import read_prompts, write_prompts
+from warp_core.rewards import parse_spec
+from warp_core.training.config import (
+    WarpConfig,
+    config_from_mapping,
+    config_to_mapping,
+    config_to_toml,
+    load_config,
+)
 from warp_core.training.policy_run import Hear, fingerprint_of, train_policy
 from warp_core.weights import Checkpoint, compute_geometry, make_recipe, merge_to_folder, open_checkpoint
 from warp_core.workspace.paths import cache_root
-from warp_core.workspace.publish import write_json_atomic, write_text_atomic
+from warp_core.workspace.publish import publish_folder
 from warp_core.workspace.runs import FORMAT, RunFolder, open_run
 from warp_core.workspace.sources import resolve_model
 
@@ -32,6 +43,7 @@ def prepare_run(config: WarpConfig, out: Path, *, resume: bool) -> RunFolder:
         WorkspaceError: `out` is taken and `resume` was not asked for, or was made with other settings.
     """
     run = RunFolder(out)
+    config = _lasting(config)
     if run.about_file.exists():
         if not resume:
             raise WorkspaceError(f"{out} holds a run already: add --resume to continue it, or choose another --out")
@@ -39,11 +51,10 @@ def prepare_run(config: WarpConfig, out: Path, *, resume: bool) -> RunFolder:
             raise WorkspaceError(
                 f"{out} was started with other settings: resume it with {run.config_file}, or choose another --out"
             )
+        _require_same_sft(run, open_checkpoint(resolve_model(config.model.name)))
         return run
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WorkspaceError(f"{out} exists and is not a run: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(run.config_file, config_to_toml(config))
     sft = open_checkpoint(resolve_model(config.model.name))
     about = {
         "format": FORMAT,
@@ -52,8 +63,29 @@ def prepare_run(config: WarpConfig, out: Path, *, resume: bool) -> RunFolder:
         "sft": {"name": config.model.name, "id": sft.id},
         "started": round(time.time(), 1),
     }
-    write_json_atomic(run.about_file, about)
+    # In one piece: a run that has no run.json could neither be resumed nor be started again.
+    with publish_folder(out) as folder:
+        for which in ("train", "evaluation"):
+            write_prompts(RunFolder(folder).prompts_file(which), read_prompts(getattr(config.prompts, which)))
+        (folder / run.config_file.name).write_text(config_to_toml(config), encoding="utf-8")
+        (folder / run.about_file.name).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return run
+
+
+def _lasting(config: WarpConfig) -> WarpConfig:
+    """Name local model folders by their absolute paths, so that the run can be resumed and moved from anywhere."""
+    mapping = config_to_mapping(config)
+    mapping["model"]["name"] = _absolute(config.model.name)
+    for reward in (mapping["reward"], *(run["reward"] for run in mapping["runs"])):
+        if "terms" in reward:
+            specs = [parse_spec(term) for term in reward["terms"]]
+            reward["terms"] = [str(replace(spec, name=_absolute(spec.name))) for spec in specs]
+    return config_from_mapping(mapping)
+
+
+def _absolute(name: str) -> str:
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def run_config(run: RunFolder) -> WarpConfig:
@@ -87,15 +119,19 @@ def sources_of(run: RunFolder, config: WarpConfig, iteration: int) -> Sources:
             )
     base = resolve_model(config.model.name)
     sft = open_checkpoint(base)
-    known = run.about()["sft"]
-    if known["id"] != sft.id:
-        raise WorkspaceError(
-            f"{run.path} was trained from {known['name']!r} with content {known['id'][:12]}, but {base} now holds "
-            f"{sft.id[:12]}: put the original weights back"
-        )
+    _require_same_sft(run, sft)
     init = sft if iteration == 1 else open_checkpoint(run.init(iteration), base=base)
     policies = [open_checkpoint(run.checkpoint(iteration, m), base=base) for m in range(1, config.warp.policies + 1)]
     return Sources(sft=sft, init=init, policies=policies)
+
+
+def _require_same_sft(run: RunFolder, sft: Checkpoint) -> None:
+    known = run.about()["sft"]
+    if known["id"] != sft.id:
+        raise WorkspaceError(
+            f"{run.path} was trained from {known['name']!r} with content {known['id'][:12]}, but {sft.path} now holds "
+            f"{sft.id[:12]}: put the original weights back"
+        )
 
 
 def train_warp(
@@ -118,6 +154,7 @@ def train_warp(
         should_stop: asked between steps; the state is saved before KeyboardInterrupt is raised.
     """
     run = prepare_run(config, out, resume=resume)
+    config = run_config(run)
     devices = list(devices or devices_here())
     for iteration in range(1, config.warp.iterations + 1):
         if len(devices) == 1:
@@ -182,23 +219,21 @@ def _train_in_parallel(
 ) -> None:
     """One process per device; a free device takes the next policy."""
     waiting = [m for m in range(1, config.warp.policies + 1) if not run.checkpoint(iteration, m).is_dir()]
-    busy: dict[torch.device, tuple[int, subprocess.Popen[bytes]]] = {}
+    # By place in the list: the same device may stand in it twice.
+    busy: dict[int, tuple[int, subprocess.Popen[bytes]]] = {}
     try:
         while waiting or busy:
-            for device in devices:
-                if device not in busy and waiting:
+            for place, device in enumerate(devices):
+                if place not in busy and waiting:
                     policy = waiting.pop(0)
-                    busy[device] = (policy, _start_worker(run, iteration, policy, device))
+                    busy[place] = (policy, _start_worker(run, iteration, policy, device))
             time.sleep(0.2)
-            for device, (policy, process) in list(busy.items()):
+            for place, (policy, process) in list(busy.items()):
                 if process.poll() is None:
                     continue
-                del busy[device]
+                del busy[place]
                 if process.returncode:
-                    log = run.policy(iteration, policy) / "worker.log"
-                    raise WarpError(
-                        _last_line(log) or f"policy {policy} ended with code {process.returncode}: see {log}"
-                    )
+                    raise _failure(process.returncode, policy, run.policy(iteration, policy) / "worker.log")
             if should_stop():
                 raise KeyboardInterrupt
     finally:
@@ -222,6 +257,14 @@ def _start_worker(run: RunFolder, iteration: int, policy: int, device: torch.dev
     ]
     with (folder / "worker.log").open("ab") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ))
+
+
+def _failure(code: int, policy: int, log: Path) -> BaseException:
+    """Return the error that a worker's exit code stands for."""
+    if code in (130, -signal.SIGINT):
+        return KeyboardInterrupt()  # Ctrl-C reaches every process of the terminal
+    kind = UserError if code == 2 else WarpError
+    return kind(_last_line(log) or f"policy {policy} ended with code {code}: see {log}")
 
 
 def _last_line(log: Path) -> str:

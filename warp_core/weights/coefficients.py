@@ -6,8 +6,6 @@ Shape suffixes: L layers, M policies, K = 1 + M (+ 1) sources [init, policies...
 Equation numbers are those of arXiv 2406.16768.
 """
 
-# ruff: noqa: N802 - shape suffixes
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shape suffixes: L layers, M policies, N = 1 + M vectors [theta_init, delta_1, ..., delta_M].
 """
 
-# ruff: noqa: N802 - shape suffixes
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -3,6 +3,8 @@
 RUN/
   config.toml                   the configuration, every field filled in
   run.json                      format, versions, the SFT policy's name and content id
+  prompts-train.jsonl           the prompts as they were when the run began
+  prompts-evaluation.jsonl
   results.sqlite                points and their samples
   iteration-1/
     init/                       the adapter or model this iteration starts from (from iteration 2 on)
@@ -47,6 +49,10 @@ class RunFolder:
     def results_file(self) -> Path:
         """The results store."""
         return self.path / "results.sqlite"
+
+    def prompts_file(self, which: str) -> Path:
+        """The run's own copy of its prompts; `which` is train or evaluation."""
+        return self.path / f"prompts-{which}.jsonl"
 
     def iteration(self, iteration: int) -> Path:
         """The folder of an iteration (1-based)."""
