@@ -34,10 +34,11 @@ class Results:
 
     def put_point(self, key: str, point: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] = ()) -> None:
         """Store a point durably. Raises WorkspaceError where the disk does not let us."""
-        if not self._writable:
+        if self._store is None or not self._writable:
+            # Opened before the other is closed: where the disk refuses, what is stored can still be read.
+            writable = ResultsStore(self.path)
             self.close()
-            self._store, self._writable = ResultsStore(self.path), True
-        assert self._store is not None
+            self._store, self._writable = writable, True
         self._store.put_point(key, point, samples)
 
     def close(self) -> None:
