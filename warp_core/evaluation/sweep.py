@@ -1,6 +1,7 @@
 """The points of a front: recipes over one set of checkpoints, measured on one model in memory, each asked for once.
 
-sweep = Sweep(sft=sft, init=init, policies=policies, prompts=..., reward=..., evaluation=..., store=store)
+ask = Ask(prompts=prompts, reward=reward, evaluation=evaluation)
+sweep = Sweep(sft=sft, init=init, policies=policies, ask=ask, store=store)
 point = sweep.point(recipe)          # merged in place, sampled, scored, stored; at once if it is stored already
 """
 
@@ -23,6 +24,7 @@ from warp_core.weights import (
     coefficients,
     compute_geometry,
     make_recipe,
+    require_mixable,
 )
 from warp_core.workspace.paths import cache_root
 from warp_core.workspace.results import Results
@@ -56,6 +58,9 @@ class Sweep:
         iteration: of Algorithm 1, where the policies come from a run.
         device: where to compute.
         dtype: to compute in.
+
+    Raises:
+        MismatchError: the checkpoints do not belong together.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Sweep:
         self.device, self.dtype = device or pick_device(), dtype
         # The curve that starts at the SFT policy needs it beside a later iteration's init.
         self.towards = None if init.id == sft.id else sft
+        require_mixable(init, policies, towards=self.towards)
         self._geometries: dict[str, Geometry] = {}
         self._policy: Policy | None = None
         self._resident: ResidentMerge | None = None
@@ -123,24 +129,20 @@ class Sweep:
     def _stored_or(self, samples: Callable[[], list[Sample]], *, kind: Kind, **about: Any) -> Point:
         """Return the stored point, or aggregate what `samples` gives and store it before it is shown."""
         subject = about["recipe"] if "recipe" in about else about["policy"]
-        known = self._find(subject)
-        if known is not None:
-            return known
+        # A stored point keeps what was measured and takes its place in this front: the same checkpoint may have been
+        # measured alone, or as the policy of another front.
+        place = {"kind": kind, "iteration": None if kind == "sft" else self.iteration, "run": about.get("run")}
+        stored = self._find(subject)
+        if stored is not None:
+            return Point.from_json(stored | place)
         found = samples()
-        point = point_from_samples(
-            found,
-            evaluation=self.ask.evaluation,
-            kind=kind,
-            iteration=None if kind == "sft" else self.iteration,
-            **about,
-        )
+        point = point_from_samples(found, evaluation=self.ask.evaluation, **about | place)
         self.store.put_point(point.key, point.to_json(), [sample.to_json() for sample in found])
         return point
 
-    def _find(self, subject: str | dict[str, Any]) -> Point | None:
+    def _find(self, subject: str | dict[str, Any]) -> dict[str, Any] | None:
         name = subject if isinstance(subject, str) else Recipe.from_json(subject).id
-        stored = self.store.get_point(f"{name}:{self.ask.evaluation.id}")
-        return None if stored is None else Point.from_json(stored)
+        return self.store.get_point(f"{name}:{self.ask.evaluation.id}")
 
     def _measure(self, recipe: Recipe, progress: Progress | None) -> list[Sample]:
         policy, resident = self._loaded()
