@@ -1,15 +1,21 @@
 """The command line: `warp-core COMMAND`, also `python -m warp_core`.
 
-Exit code 0 done, 1 a fault of ours, 2 the user's mistake (one line on stderr), 130 interrupted. With --json one JSON
-document goes to stdout and nothing else; progress goes to stderr.
+Exit code 0 done, 1 a fault of ours (its trace and one line on stderr), 2 the user's mistake (one line on stderr), 130
+interrupted. The answer goes to stdout and nothing else does, with --json one JSON document; progress goes to stderr.
 """
 
 import argparse
+import contextlib
+import errno
 import importlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import warp_core
@@ -22,13 +28,14 @@ METHODS = ("slerp", "lerp", "slerp-weights")
 GRANULARITIES = ("layer", "tensor", "model")
 KINDS = ("full", "adapter")
 DTYPES = ("float32", "bfloat16", "float16")
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -90,29 +97,25 @@ def _models(one: argparse.ArgumentParser, *, required: bool) -> None:
     one.add_argument("--base", metavar="MODEL", help="base model of adapters, where it is not --init or where they say")
 
 
-def _recipe(one: argparse.ArgumentParser, *, defaults: bool) -> None:
-    one.add_argument("--method", choices=METHODS, default="slerp" if defaults else None, help="how to merge")
+def _recipe(one: argparse.ArgumentParser, *, method_action: str = "store") -> None:
+    repeated = "; several times for more fronts" if method_action == "append" else ""
+    one.add_argument("--method", choices=METHODS, action=method_action, help=f"how to merge (default: slerp){repeated}")
     one.add_argument("--weights", metavar="W", nargs="+", type=float, help="share of each policy; they add up to 1")
-    one.add_argument(
-        "--granularity", choices=GRANULARITIES, default="layer" if defaults else None, help="one angle per ..."
-    )
+    one.add_argument("--granularity", choices=GRANULARITIES, help="what shares one angle (default: layer)")
 
 
 def _output(one: argparse.ArgumentParser) -> None:
     one.add_argument("--out", metavar="DIR", required=True, help="folder to make; it must not exist")
-    one.add_argument(
-        "--as", dest="kind", choices=("full", "adapter"), default="full", help="a whole model, or a PEFT folder"
-    )
-    one.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (default: that of the init)"
-    )
+    one.add_argument("--as", dest="kind", choices=KINDS, default="full", help="a whole model, or a PEFT folder")
+    one.add_argument("--dtype", choices=DTYPES, help="of the weights (default: that of the init)")
     one.add_argument("--max-shard-size", metavar="SIZE", default="5GB", help="e.g. 200MB (default: 5GB)")
 
 
 def _merge(commands: Any) -> None:
     one = _command(commands, "merge", "models:merge", "Merge policies into a model folder.")
     _models(one, required=True)
-    _recipe(one, defaults=True)
+    _recipe(one)
+    one.set_defaults(method="slerp", granularity="layer")
     one.add_argument("--eta", type=float, default=1.0, help="LITI: 0 is the init, 1 the merged policies, up to 2")
     _output(one)
 
@@ -136,23 +139,30 @@ def _measuring(one: argparse.ArgumentParser) -> None:
 def _generation(one: argparse.ArgumentParser) -> None:
     one.add_argument("--max-new-tokens", metavar="T", type=_count, default=24, help="length limit (default: 24)")
     one.add_argument(
-        "--temperature", type=_positive, default=0.9, help="of sampling and log-probabilities (default: 0.9)"
+        "--temperature", type=_temperature, default=0.9, help="of sampling and log-probabilities (default: 0.9)"
     )
     one.add_argument("--seed", type=int, default=1234, help="common random numbers (default: 1234)")
     one.add_argument("--chat", action="store_true", help="use the model's chat template")
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1 (got {text})")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1 (got {text!r})")
     return value
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0 (got {text})")
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    # Beyond these the logits overflow, or the choice is greedy or uniform all the same.
+    if not 0.01 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"must be a number from 0.01 to 100 (got {text!r})")
     return value
 
 
@@ -165,19 +175,21 @@ def _evaluate(commands: Any) -> None:
 
 
 def _front(commands: Any) -> None:
-    one = _command(commands, "front", "measure:front", "Measure reward-vs-KL fronts of a run, or of any policies.")
-    one.add_argument("run", metavar="RUN", nargs="?", help="run folder or name; its configuration says how to measure")
+    one = _command(commands, "front", "front:front", "Measure reward-vs-KL fronts of a run, or of any policies.")
+    one.add_argument("run", metavar="RUN", nargs="?", help="run folder or name; it says how to measure what no option says")
     _models(one, required=False)
     one.add_argument("--anchor", metavar="MODEL", help="the SFT policy, where it is not --init")
     one.add_argument("--etas", metavar="ETA", nargs="+", type=float, help="LITI coefficients (default: the run's)")
-    one.add_argument(
-        "--method", choices=METHODS, action="append", help="merge to draw a front for; several times for more"
-    )
+    _recipe(one, method_action="append")
     one.add_argument("--iteration", metavar="I", type=_count, action="append", help="only this iteration of the run")
     one.add_argument("--to-init", action="store_true", help="also the curves towards each later iteration's own init")
     one.add_argument("--html", metavar="F", help="write the plot to this file")
     one.add_argument("--csv", metavar="F", help="write the table to this file")
     _measuring(one)
+    # A run says itself how it is measured, unless the command line says otherwise.
+    names = ("prompts", "samples", "kl", "max_new_tokens", "temperature", "seed")
+    one.set_defaults(unless_said={name: one.get_default(name) for name in names})
+    one.set_defaults(**dict.fromkeys(names))
 
 
 def _sample(commands: Any) -> None:
@@ -200,7 +212,8 @@ def _export(commands: Any) -> None:
     one.add_argument(
         "--to-init", action="store_true", help="interpolate towards the iteration's init, not the SFT policy"
     )
-    _recipe(one, defaults=False)
+    one.add_argument("--base", metavar="MODEL", help="the SFT policy, where it is not where the run says")
+    _recipe(one)
     _output(one)
 
 
@@ -220,23 +233,80 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     quiet_threads()
     module, function = args.does.split(":")
-    if getattr(args, "reward", ...) is None and function in ("evaluate", "front"):
-        args.reward = ["sentiment"]
     try:
-        answer = getattr(importlib.import_module(f"warp_core.commands.{module}"), function)(args)
-        print(json.dumps(answer.document, allow_nan=False) if args.json else answer.text, flush=True)
-    except UserError as error:
-        return _fail(str(error), 2)
-    except WarpError as error:
-        return _fail(str(error), 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; what was done is kept", 130)
+        with _sigterm_interrupts(), _stdout_kept_free():
+            answer = getattr(importlib.import_module(f"warp_core.commands.{module}"), function)(args)
+        _print(json.dumps(answer.document, allow_nan=False) if args.json else answer.text)
     except BrokenPipeError:
         # The reader of our output has gone; Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was done is kept", 130)
+    except Exception as error:
+        return _explain(error)
     code: int = answer.code
     return code
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that unfinished output is cleared away and the exit code is 130."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _stdout_kept_free() -> Iterator[None]:
+    """Send to stderr what a reward function, a library or a child process prints: stdout is for the answer alone."""
+    if sys.stdout is None or sys.stderr is None:  # started without them
+        yield
+        return
+    sys.stdout.flush()
+    try:
+        ours, theirs = sys.stdout.fileno(), sys.stderr.fileno()
+        kept = os.dup(ours)
+    except (OSError, ValueError):  # a test's or a notebook's stdout is no file
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    os.dup2(theirs, ours)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, ours)
+        os.close(kept)
+
+
+def _print(text: str) -> None:
+    """Print to stdout; characters that its encoding lacks are escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, errors="backslashreplace").decode(encoding), flush=True)
+
+
+def _explain(error: Exception) -> int:
+    """Say on stderr what went wrong: one line for what the user can mend, the trace too for what is our fault."""
+    if isinstance(error, UserError):
+        return _fail(str(error), 2)
+    if isinstance(error, WarpError):
+        return _fail(str(error), 1)
+    if isinstance(error, OSError) and error.errno in DISK_REFUSES:
+        return _fail(f"{error.filename or 'the disk'}: {error.strerror}: mend that and try again", 2)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return _fail("out of memory: choose a smaller model, fewer completions at once or a shorter length", 1)
+    traceback.print_exception(error)
+    return _fail(f"a fault of warp-core {warp_core.__version__}: please report it with the lines above", 1)
 
 
 def _fail(message: str, code: int) -> int:

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from warp_core.commands.answer import Answer
-from warp_core.commands.measure import front_document, measure_run
+from warp_core.commands.front import front_document, measure_run
 from warp_core.commands.progress import Clock, duration, say
 from warp_core.commands.run import train_with_progress
 from warp_core.evaluation.points import Point
@@ -41,6 +41,7 @@ def demo(args: Namespace) -> Answer:
         )
     resolve_model(config.model.name)
     run = train_with_progress(config, out, resume=run.about_file.exists(), clock=clock)
+    clock.todo["step"] = 0  # all done, in this session or before
     points = measure_run(run, config, clock=clock)
     html = _write_results(run, points)
     say(f"done after {duration(time.monotonic() - started)}; everything is in {run.path}")

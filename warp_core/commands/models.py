@@ -2,13 +2,16 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from warp_core.commands.answer import Answer
+from warp_core.commands.outputs import require_new_folder
 from warp_core.commands.progress import show_progress
-from warp_core.errors import CheckpointError
+from warp_core.errors import CheckpointError, WorkspaceError
 from warp_core.policy.loading import open_model
+from warp_core.training.config import WarpConfig
 from warp_core.training.warp import reopen, sources_of
 from warp_core.weights import (
     Checkpoint,
@@ -20,10 +23,12 @@ from warp_core.weights import (
     make_recipe,
     merge_to_folder,
 )
+from warp_core.weights.shards import parse_size
 from warp_core.workspace.paths import cache_root, find_run
+from warp_core.workspace.runs import RunFolder
 from warp_core.workspace.sources import resolve_model
 
-__all__ = ["check", "export", "geometry", "merge", "open_all"]
+__all__ = ["check", "export", "geometry", "merge", "open_all", "require_iteration"]
 
 
 def open_all(init: str, policies: Sequence[str], *, base: str | None = None) -> tuple[Checkpoint, list[Checkpoint]]:
@@ -98,6 +103,7 @@ def _geometry_table(layers: Sequence[dict[str, Any]]) -> str:
 
 def merge(args: Namespace) -> Answer:
     """Merge policies into a folder."""
+    _require_output(args)
     init, policies = open_all(args.init, args.policies, base=args.base)
     recipe = make_recipe(
         init, policies, method=args.method, weights=args.weights, eta=args.eta, granularity=args.granularity
@@ -111,16 +117,33 @@ def merge(args: Namespace) -> Answer:
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
         kind=args.kind,
-        base_name=args.base or (args.init if init.kind == "full" else None),
+        base_name=_lasting_name(args.base or (args.init if init.kind == "full" else None)),
         progress=lambda done, total: show_progress("merging", done, total),
     )
     return _merged(report)
 
 
+def _require_output(args: Namespace) -> None:
+    """Refuse a place that is taken and a size that is none before the weights are read."""
+    require_new_folder(Path(args.out))
+    parse_size(args.max_shard_size)
+
+
+def _lasting_name(name: str | None) -> str | None:
+    """Name a local folder by its absolute path, so that an adapter finds its base from anywhere."""
+    folder = Path(name).expanduser() if name else None
+    return str(folder.resolve()) if folder and folder.is_dir() else name
+
+
 def export(args: Namespace) -> Answer:
     """Write the chosen model of a run."""
+    _require_output(args)
     run, config = reopen(find_run(args.run))
-    sources = sources_of(run, config, args.iteration or _last_iteration(run.finished_iterations(config.warp.policies)))
+    if args.base:
+        config = replace(config, model=replace(config.model, name=args.base))
+    iteration = args.iteration or _last_iteration(run.finished_iterations(config.warp.policies))
+    require_iteration(run, config, iteration)
+    sources = sources_of(run, config, iteration)
     towards = None if args.to_init else sources.towards
     granularity = args.granularity or config.merge.granularity
     recipe = make_recipe(
@@ -142,10 +165,16 @@ def export(args: Namespace) -> Answer:
         dtype=args.dtype,
         max_shard_size=args.max_shard_size,
         kind=args.kind,
-        base_name=config.model.name,
+        base_name=_lasting_name(config.model.name),
         progress=lambda done, total: show_progress("merging", done, total),
     )
     return _merged(report)
+
+
+def require_iteration(run: RunFolder, config: WarpConfig, iteration: int) -> None:
+    """Raise WorkspaceError for an iteration that a run will never have."""
+    if iteration > config.warp.iterations:
+        raise WorkspaceError(f"{run.path}: iteration {iteration}: this run has {config.warp.iterations}")
 
 
 def _last_iteration(finished: Sequence[int]) -> int:

@@ -1,0 +1,255 @@
+"""The command `front`: reward-vs-KL fronts of a run, or of any init and policies."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from warp_core.commands.answer import Answer
+from warp_core.commands.measure import chosen_prompts, evaluation_asked, reward_asked, shared_results
+from warp_core.commands.models import open_all, require_iteration
+from warp_core.commands.outputs import require_file_place
+from warp_core.commands.progress import Clock, describe, duration, say
+from warp_core.errors import CheckpointError, ConfigError
+from warp_core.evaluation.evaluate import evaluation_of
+from warp_core.evaluation.fronts import default_reference
+from warp_core.evaluation.points import Point
+from warp_core.evaluation.report import front_table, write_front_csv, write_front_html
+from warp_core.evaluation.series import make_front
+from warp_core.evaluation.sweep import Ask, Sweep
+from warp_core.policy.loading import open_model
+from warp_core.policy.model import pick_device
+from warp_core.rewards import load_reward
+from warp_core.training.config import EvaluationConfig, WarpConfig, config_from_mapping, config_to_mapping
+from warp_core.training.warp import reopen, sources_of
+from warp_core.weights import Recipe
+from warp_core.workspace.paths import find_run
+from warp_core.workspace.results import Results
+from warp_core.workspace.runs import RunFolder
+
+__all__ = ["front", "front_document", "measure_run"]
+
+# Options that a run answers with its own configuration where the command line says nothing.
+MEASURING = ("prompts", "samples", "kl", "max_new_tokens", "temperature", "seed")
+
+
+def front(args: Namespace) -> Answer:
+    """Measure the fronts of a run, or of any init and policies."""
+    _require_one_subject(args)
+    writers = {"html": write_front_html, "csv": write_front_csv}
+    files = {option: Path(getattr(args, option)) for option in writers if getattr(args, option) is not None}
+    for file in files.values():
+        require_file_place(file)
+    points = _front_of_run(args) if args.run else _front_of_models(args)
+    document = front_document(points)
+    for option, file in files.items():
+        writers[option](file, points)
+    return Answer(document=document, text=front_table(points))
+
+
+def _require_one_subject(args: Namespace) -> None:
+    if bool(args.run) == bool(args.init):
+        raise ConfigError("front: give either a RUN, or --init and --policies")
+    if args.init and not args.policies:
+        raise ConfigError("front: --init needs --policies")
+    for option in ("iteration",) if args.init else ("policies", "anchor"):
+        if getattr(args, option):
+            raise ConfigError(f"front: --{option} does not go with {'--init' if args.init else 'a RUN'}: leave it out")
+
+
+def front_document(points: Sequence[Point]) -> dict[str, Any]:
+    """Return what `front --json` prints: measured points with `dominated`, the hypervolume and its reference."""
+    found = make_front(points)
+    measured = [
+        point.to_json() | {"dominated": flag} for point, flag in zip(found.points, found.dominated, strict=True)
+    ]
+    training = [point.to_json() for point in points if point.kind == "training"]
+    return {
+        "points": measured,
+        "training": training,
+        "hypervolume": found.hypervolume,
+        "reference": list(default_reference(found.points)),
+    }
+
+
+def _front_of_run(args: Namespace) -> list[Point]:
+    run, config = reopen(find_run(args.run))
+    prompts = chosen_prompts(args.prompts or str(run.prompts_file("evaluation")), args.num_prompts)
+    if args.num_prompts is None and args.prompts is None:
+        prompts = prompts[: config.evaluation.prompts]
+    points = measure_run(
+        run,
+        _as_asked(config, args),
+        prompts=prompts,
+        etas=args.etas,
+        methods=args.method,
+        iterations=args.iteration,
+        both_ends=args.to_init,
+    )
+    otherwise = any(getattr(args, option) is not None for option in (*MEASURING, "reward", "num_prompts")) or args.chat
+    # The curves of training were measured in the run's own way: beside other measurements they would mislead.
+    return [point for point in points if point.kind != "training"] if otherwise else points
+
+
+def _as_asked(config: WarpConfig, args: Namespace) -> WarpConfig:
+    """Return the configuration of a run with what the command line says otherwise about measuring it."""
+    said = {
+        ("model", "name"): args.base,
+        ("model", "chat_template"): args.chat or None,
+        ("reward", "terms"): args.reward,
+        ("training", "max_new_tokens"): args.max_new_tokens,
+        ("training", "temperature"): args.temperature,
+        ("merge", "weights"): args.weights,
+        ("merge", "granularity"): args.granularity,
+        ("evaluation", "samples_per_prompt"): args.samples,
+        ("evaluation", "kl_estimator"): args.kl,
+        ("evaluation", "seed"): args.seed,
+    }
+    mapping = config_to_mapping(config)
+    for (section, field), value in said.items():
+        if value is not None:
+            mapping[section][field] = value
+    return config_from_mapping(mapping)
+
+
+def measure_run(
+    run: RunFolder,
+    config: WarpConfig,
+    *,
+    prompts: Sequence[str] | None = None,
+    etas: Sequence[float] | None = None,
+    methods: Sequence[str] | None = None,
+    iterations: Sequence[int] | None = None,
+    both_ends: bool = False,
+    clock: Clock | None = None,
+) -> list[Point]:
+    """Return the points of a run's fronts: SFT policy, policies, merges at each eta, moments of training.
+
+    Args:
+        run: the run.
+        config: its configuration, which says how to measure.
+        prompts: to measure on; None for the held-out prompts of the run.
+        etas: LITI coefficients; None for the configuration's.
+        methods: merges; None for the configuration's.
+        iterations: which; None for all that are finished.
+        both_ends: from iteration 2 on also the curve towards that iteration's own init (Fig. 17).
+        clock: tells the time left, where the caller keeps one.
+    """
+    chosen = list(iterations or run.finished_iterations(config.warp.policies))
+    for iteration in chosen or [1]:
+        require_iteration(run, config, iteration)
+    ask = _ask_of(run, config, prompts)
+    store = Results(run.results_file)
+    points: list[Point] = []
+    try:
+        for iteration in chosen or [1]:
+            sources = sources_of(run, config, iteration)
+            sweep = Sweep(
+                sft=sources.sft,
+                init=sources.init,
+                policies=sources.policies,
+                ask=ask,
+                store=store,
+                iteration=iteration,
+            )
+            recipes = _recipes(
+                sweep,
+                methods=methods or config.evaluation.methods,
+                etas=etas or config.evaluation.etas,
+                weights=config.merge.weights or None,
+                granularity=config.merge.granularity,
+                both_ends=both_ends,
+            )
+            points += _sweep_points(sweep, recipes, clock)
+        points += [Point.from_json(point) for point in store.list_points(kind="training")]
+    finally:
+        store.close()
+    return list({(point.key, point.kind): point for point in points}.values())
+
+
+def _ask_of(run: RunFolder, config: WarpConfig, prompts: Sequence[str] | None) -> Ask:
+    settings = config.evaluation
+    if prompts is None:
+        prompts = chosen_prompts(str(run.prompts_file("evaluation")), None)[: settings.prompts]
+    reward = load_reward(config.reward.terms, device=str(pick_device()))
+    evaluation = evaluation_of(
+        prompts,
+        reward,
+        samples_per_prompt=settings.samples_per_prompt,
+        max_new_tokens=config.training.max_new_tokens,
+        temperature=config.training.temperature,
+        seed=settings.seed,
+        kl_estimator=settings.kl_estimator,
+        chat_template=config.model.chat_template,
+        anchor=run.about()["sft"]["id"],
+    )
+    return Ask(prompts=tuple(prompts), reward=reward, evaluation=evaluation, batch_size=settings.batch_size)
+
+
+def _recipes(
+    sweep: Sweep,
+    *,
+    methods: Sequence[str],
+    etas: Sequence[float],
+    weights: Sequence[float] | None,
+    granularity: str,
+    both_ends: bool,
+) -> list[tuple[str, Recipe]]:
+    """Return the merges of a front with a name for each; a mistake in them shows before anything is measured."""
+    return [
+        (
+            f"{method} at eta {eta:g}" + (" towards the init" if to_init else ""),
+            sweep.recipe(method=method, eta=eta, weights=weights, granularity=granularity, to_init=to_init),
+        )
+        for method in methods
+        for to_init in ([False, True] if both_ends and sweep.towards else [False])
+        for eta in etas
+    ]
+
+
+def _sweep_points(sweep: Sweep, recipes: Sequence[tuple[str, Recipe]], clock: Clock | None) -> list[Point]:
+    """Measure one iteration, saying each point as it is found."""
+    where = f"iteration {sweep.iteration}, " if sweep.iteration else ""
+    points: list[Point] = []
+
+    def found(point: Point, name: str) -> None:
+        points.append(point)
+        left = ""
+        if clock:
+            clock.did("measure")
+            left = f"; about {duration(clock.left_s())} left" if sum(clock.todo.values()) else ""
+        say(f"{where}{name}: {describe(point)}{left}")
+
+    found(sweep.sft_point(), "SFT policy")
+    for policy in range(1, len(sweep.policies) + 1):
+        found(sweep.policy_point(policy), f"policy {policy}")
+    for name, recipe in recipes:
+        found(sweep.point(recipe), name)
+    return points
+
+
+def _front_of_models(args: Namespace) -> list[Point]:
+    for name, value in args.unless_said.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    init, policies = open_all(args.init, args.policies, base=args.base)
+    anchor = open_model(args.anchor, base=args.base) if args.anchor else init.full
+    if anchor.kind == "adapter":
+        raise CheckpointError(f"--anchor {args.anchor}: an adapter cannot be the SFT policy: give a full model")
+    prompts = chosen_prompts(args.prompts, args.num_prompts)
+    reward = reward_asked(args)
+    ask = Ask(prompts=prompts, reward=reward, evaluation=evaluation_asked(args, prompts, reward, anchor))
+    store = shared_results()
+    try:
+        sweep = Sweep(sft=anchor, init=init, policies=policies, ask=ask, store=store)
+        recipes = _recipes(
+            sweep,
+            methods=args.method or ["slerp"],
+            etas=args.etas or EvaluationConfig().etas,
+            weights=args.weights,
+            granularity=args.granularity or "layer",
+            both_ends=args.to_init,
+        )
+        return _sweep_points(sweep, recipes, None)
+    finally:
+        store.close()
