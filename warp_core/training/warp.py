@@ -4,10 +4,6 @@
 """
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +12,7 @@ from pathlib import Path
 import torch
 
 import warp_core
-from warp_core.errors import UserError, WarpError, WorkspaceError
+from warp_core.errors import WorkspaceError
 from warp_core.policy.prompts import read_prompts, write_prompts
 from warp_core.rewards import parse_spec
 from warp_core.training.config import (
@@ -26,6 +22,7 @@ from warp_core.training.config import (
     config_to_toml,
     load_config,
 )
+from warp_core.training.parallel import train_in_parallel
 from warp_core.training.policy_run import Hear, fingerprint_of, train_policy
 from warp_core.weights import Checkpoint, compute_geometry, make_recipe, merge_to_folder, open_checkpoint
 from warp_core.workspace.paths import cache_root
@@ -150,7 +147,7 @@ def train_warp(
         out: the run folder.
         resume: continue what is in `out`.
         devices: one run at a time on each; None takes every GPU, or the CPU.
-        hear: told of every step and evaluation that happens in this process.
+        hear: told of every step and evaluation.
         should_stop: asked between steps; the state is saved before KeyboardInterrupt is raised.
     """
     run = prepare_run(config, out, resume=resume)
@@ -169,7 +166,7 @@ def train_warp(
                     should_stop=should_stop,
                 )
         else:
-            _train_in_parallel(run, config, iteration, devices, should_stop)
+            train_in_parallel(run, config, iteration, devices, hear=hear, should_stop=should_stop)
         if iteration < config.warp.iterations:
             _make_next_init(run, config, iteration)
     return run
@@ -212,64 +209,6 @@ def _make_next_init(run: RunFolder, config: WarpConfig, iteration: int) -> None:
         dtype="float32" if full else config.adapter.save_dtype,
         base_name=config.model.name,
     )
-
-
-def _train_in_parallel(
-    run: RunFolder, config: WarpConfig, iteration: int, devices: Sequence[torch.device], should_stop: Callable[[], bool]
-) -> None:
-    """One process per device; a free device takes the next policy."""
-    waiting = [m for m in range(1, config.warp.policies + 1) if not run.checkpoint(iteration, m).is_dir()]
-    # By place in the list: the same device may stand in it twice.
-    busy: dict[int, tuple[int, subprocess.Popen[bytes]]] = {}
-    try:
-        while waiting or busy:
-            for place, device in enumerate(devices):
-                if place not in busy and waiting:
-                    policy = waiting.pop(0)
-                    busy[place] = (policy, _start_worker(run, iteration, policy, device))
-            time.sleep(0.2)
-            for place, (policy, process) in list(busy.items()):
-                if process.poll() is None:
-                    continue
-                del busy[place]
-                if process.returncode:
-                    raise _failure(process.returncode, policy, run.policy(iteration, policy) / "worker.log")
-            if should_stop():
-                raise KeyboardInterrupt
-    finally:
-        for _, process in busy.values():
-            process.terminate()  # a worker finishes its step, saves, and ends
-        for _, process in busy.values():
-            process.wait()
-
-
-def _start_worker(run: RunFolder, iteration: int, policy: int, device: torch.device) -> "subprocess.Popen[bytes]":
-    folder = run.policy(iteration, policy)
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "warp_core.training.worker",
-        str(run.path),
-        str(iteration),
-        str(policy),
-        str(device),
-    ]
-    with (folder / "worker.log").open("ab") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ))
-
-
-def _failure(code: int, policy: int, log: Path) -> BaseException:
-    """Return the error that a worker's exit code stands for."""
-    if code in (130, -signal.SIGINT):
-        return KeyboardInterrupt()  # Ctrl-C reaches every process of the terminal
-    kind = UserError if code == 2 else WarpError
-    return kind(_last_line(log) or f"policy {policy} ended with code {code}: see {log}")
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else ""
 
 
 def reopen(path: Path) -> tuple[RunFolder, WarpConfig]:
