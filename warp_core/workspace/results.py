@@ -4,9 +4,11 @@ The demo run that ships with the project, and a run on a read-only disk, can be 
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from warp_core.errors import WorkspaceError
 from warp_core.workspace.store import ResultsStore
 
 __all__ = ["Results"]
@@ -42,7 +44,10 @@ class Results:
         self._store.put_point(key, point, samples)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; after writing it is left as one small file, which can be read without making others."""
         if self._store:
+            if self._writable:
+                with suppress(WorkspaceError):  # another process is using it, and will leave it so
+                    self._store.compact()
             self._store.close()
         self._store, self._writable = None, False
