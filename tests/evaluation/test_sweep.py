@@ -1,0 +1,213 @@
+"""Sweeps: each point is that of the merged weights, is measured once, and shares its random numbers with the others."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.tiny import make_adapter, make_model, make_policies
+from warp_core.errors import MismatchError, RecipeError
+from warp_core.evaluation import sweep as sweep_module
+from warp_core.evaluation.evaluate import Subject, evaluation_of, measure
+from warp_core.evaluation.points import Sample
+from warp_core.evaluation.sweep import Ask, Sweep
+from warp_core.policy.model import load_policy
+from warp_core.rewards import load_reward
+from warp_core.weights import compute_geometry, merge_to_folder, open_checkpoint
+from warp_core.workspace.results import Results
+
+PROMPTS = ("The film", "I thought that", "Never")
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("WARP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """An SFT policy; two policies of it; a later init and two policies of that; two adapters over the SFT policy."""
+    folder = tmp_path_factory.mktemp("models")
+    sft = make_model("llama", folder / "sft")
+    policies = make_policies(sft, folder, num=2, scale=0.05)
+    (later,) = make_policies(sft, folder, num=1, seed=7, scale=0.03, names=("later",))
+    later_policies = make_policies(later, folder, num=2, seed=9, scale=0.05, names=("later0", "later1"))
+    adapters = [make_adapter(sft, folder / f"adapter{m}", seed=m) for m in range(2)]
+    (near,) = make_policies(sft, folder, num=1, seed=5, scale=1e-6, names=("near",))
+    opened = {
+        "sft": open_checkpoint(sft),
+        "policies": [open_checkpoint(p) for p in policies],
+        "later": open_checkpoint(later),
+        "later_policies": [open_checkpoint(p) for p in later_policies],
+        "adapters": [open_checkpoint(p) for p in adapters],
+        "near": [open_checkpoint(near)],
+    }
+    return SimpleNamespace(**opened)
+
+
+def ask_of(sft, *, seed=11, kl_estimator="exact"):
+    reward = load_reward(["words", "uppercase:0.5"])
+    evaluation = evaluation_of(
+        PROMPTS,
+        reward,
+        samples_per_prompt=2,
+        max_new_tokens=6,
+        temperature=0.9,
+        seed=seed,
+        kl_estimator=kl_estimator,
+        chat_template=False,
+        anchor=sft.id,
+    )
+    return Ask(prompts=PROMPTS, reward=reward, evaluation=evaluation)
+
+
+def sweep_of(models, tmp_path, *, init=None, policies=None, store="results.sqlite", iteration=None, **ask):
+    return Sweep(
+        sft=models.sft,
+        init=init or models.sft,
+        policies=policies or models.policies,
+        ask=ask_of(models.sft, **ask),
+        store=Results(tmp_path / store),
+        iteration=iteration,
+    )
+
+
+def samples_of(sweep, point):
+    return [Sample.from_json(sample) for sample in sweep.store.samples(point.key)]
+
+
+def never(*args, **kwargs):
+    raise AssertionError("measured again, or a model loaded")
+
+
+@pytest.mark.parametrize(
+    ("init", "policies", "kl_estimator"),
+    [("sft", "policies", "exact"), ("sft", "adapters", "mc"), ("later", "later_policies", "exact")],
+)
+def test_a_point_is_that_of_the_merged_folder(models, tmp_path, init, policies, kl_estimator):
+    init, policies = getattr(models, init), getattr(models, policies)
+    sweep = sweep_of(models, tmp_path, init=init, policies=policies, kl_estimator=kl_estimator)
+    recipe = sweep.recipe(eta=0.6, weights=[0.25, 0.75])
+    point = sweep.point(recipe)
+    merge_to_folder(
+        recipe,
+        init=init,
+        policies=policies,
+        towards=sweep.towards,
+        geometry=compute_geometry(init, policies),
+        out=tmp_path / "merged",
+    )
+    subject = Subject(policy=load_policy(tmp_path / "merged"), reference=load_policy(models.sft.path))
+    samples = measure(subject, PROMPTS, sweep.ask.reward, sweep.ask.evaluation)
+    assert samples_of(sweep, point) == samples
+    assert point.kl == pytest.approx(sum(s.kl for s in samples) / 6)
+    assert point.reward == pytest.approx(sum(s.reward for s in samples) / 6)
+    assert (point.kind, point.eta, point.method, point.n) == ("merge", 0.6, "slerp", 6)
+
+
+def test_the_sft_policy_has_no_kl_and_is_measured_once(models, tmp_path, monkeypatch):
+    sweep = sweep_of(models, tmp_path, iteration=1)
+    sft = sweep.sft_point()
+    assert (sft.kl, sft.kl_se, sft.kind, sft.policy, sft.iteration) == (0.0, 0.0, "sft", models.sft.id, None)
+    monkeypatch.setattr(sweep_module, "measure", never)
+    start = sweep.point(sweep.recipe(eta=0.0))
+    assert (start.kl, start.reward, start.kind, start.eta, start.iteration) == (0.0, sft.reward, "merge", 0.0, 1)
+    assert samples_of(sweep, start) == samples_of(sweep, sft)
+
+
+def test_from_iteration_two_on_eta_zero_is_the_sft_policy_or_the_init(models, tmp_path):
+    sweep = sweep_of(models, tmp_path, init=models.later, policies=models.later_policies, iteration=2)
+    assert sweep.towards is models.sft
+    assert sweep.point(sweep.recipe(eta=0.0)).kl == 0.0
+    at_init = sweep.point(sweep.recipe(eta=0.0, to_init=True))
+    subject = Subject(policy=load_policy(models.later.path), reference=load_policy(models.sft.path))
+    assert samples_of(sweep, at_init) == measure(subject, PROMPTS, sweep.ask.reward, sweep.ask.evaluation)
+    assert at_init.kl > 0.01
+
+
+def test_a_policy_point_is_that_policy(models, tmp_path):
+    sweep = sweep_of(models, tmp_path, iteration=1)
+    point = sweep.policy_point(2)
+    subject = Subject(policy=load_policy(models.policies[1].path), reference=load_policy(models.sft.path))
+    assert samples_of(sweep, point) == measure(subject, PROMPTS, sweep.ask.reward, sweep.ask.evaluation)
+    assert (point.kind, point.policy, point.run, point.iteration) == ("policy", models.policies[1].id, "policy-2", 1)
+
+
+def test_what_is_stored_costs_nothing(models, tmp_path, monkeypatch):
+    sweep = sweep_of(models, tmp_path)
+    first = [sweep.sft_point(), sweep.policy_point(1), sweep.point(sweep.recipe(eta=0.5))]
+    sweep.store.close()
+    monkeypatch.setattr(sweep_module, "measure", never)
+    monkeypatch.setattr(sweep_module, "load_policy", never)
+    monkeypatch.setattr(sweep_module, "compute_geometry", never)
+    again = sweep_of(models, tmp_path)
+    assert [again.sft_point(), again.policy_point(1), again.point(again.recipe(eta=0.5))] == first
+
+
+@pytest.mark.parametrize("change", [{"seed": 12}, {"kl_estimator": "mc"}])
+def test_another_evaluation_is_measured_again(models, tmp_path, change):
+    first = sweep_of(models, tmp_path)
+    point = first.point(first.recipe(eta=1.0))
+    other = sweep_of(models, tmp_path, **change)
+    again = other.point(other.recipe(eta=1.0))
+    assert again.key != point.key
+    assert again.kl != point.kl
+    assert [stored["kl"] for stored in other.store.list_points()] == [point.kl, again.kl]
+
+
+def test_points_share_their_random_numbers(models, tmp_path):
+    sweep = sweep_of(models, tmp_path, policies=models.near)
+    texts = [s.completion for s in samples_of(sweep, sweep.sft_point())]
+    assert len(set(texts)) > 3
+    assert [s.completion for s in samples_of(sweep, sweep.policy_point(1))] == texts
+    other = sweep_of(models, tmp_path, policies=models.near, seed=12)
+    assert [s.completion for s in samples_of(other, other.policy_point(1))] != texts
+
+
+def test_a_stored_point_takes_its_place_in_the_front_that_asks(models, tmp_path, monkeypatch):
+    # The SFT policy of one front is a policy of another, and iteration and number differ.
+    near = sweep_of(models, tmp_path, policies=[models.near[0], models.sft], iteration=3)
+    alone = near.policy_point(2)
+    assert (alone.kind, alone.run, alone.iteration) == ("policy", "policy-2", 3)
+    near.store.close()
+    monkeypatch.setattr(sweep_module, "measure", never)
+    front = sweep_of(models, tmp_path, iteration=1)
+    sft = front.sft_point()
+    assert (sft.kind, sft.run, sft.iteration) == ("sft", None, None)
+    assert dataclasses.replace(sft, kind="policy", run="policy-2", iteration=3) == alone
+
+
+def test_the_model_in_memory_is_the_anchor_only_while_it_scores(models, tmp_path):
+    sweep = sweep_of(models, tmp_path)
+    recipe = sweep.recipe(eta=1.0)
+    sweep.point(recipe)
+    policy, _ = sweep._loaded()
+    merge_to_folder(
+        recipe,
+        init=models.sft,
+        policies=models.policies,
+        geometry=sweep.geometry(),
+        out=tmp_path / "merged",
+    )
+    merged = load_policy(tmp_path / "merged").model.state_dict()
+    live = policy.model.state_dict()
+    assert live.keys() == merged.keys()
+    assert all(torch.equal(live[name], merged[name]) for name in live)
+
+
+def test_checkpoints_that_do_not_mix_are_refused_before_anything_is_loaded(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_module, "load_policy", never)
+    other = open_checkpoint(make_model("llama", tmp_path / "wide", hidden_size=64))
+    with pytest.raises(MismatchError, match="wide does not fit"):
+        sweep_of(models, tmp_path, policies=[models.policies[0], other])
+    with pytest.raises(MismatchError, match="adapters mix over one base"):
+        sweep_of(models, tmp_path, init=models.later, policies=models.adapters)
+
+
+def test_a_recipe_that_makes_no_sense_is_refused(models, tmp_path):
+    sweep = sweep_of(models, tmp_path)
+    with pytest.raises(RecipeError, match="eta"):
+        sweep.recipe(eta=2.5)
+    with pytest.raises(RecipeError, match="weights"):
+        sweep.recipe(weights=[1.0])
