@@ -28,27 +28,33 @@ POLL_S = 0.2
 
 @dataclass
 class _Worker:
-    """A process that trains one policy, and how far its metrics.jsonl has been read."""
+    """A process that trains one policy since `started_s`, and how far its metrics.jsonl has been read."""
 
     policy: int
     process: "subprocess.Popen[bytes]"
     metrics: Path
     log: Path
+    started_s: float
+    inode: int = 0
     read_bytes: int = 0
 
     def new_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the complete lines that were written since the last look."""
+        """Yield the complete lines that this process wrote since the last look."""
         if not self.metrics.exists():
             return
-        # A resume first cuts the log back to the step that it goes on from; the first new step comes much later.
-        self.read_bytes = min(self.read_bytes, self.metrics.stat().st_size)
         with self.metrics.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if inode != self.inode:  # a resume first puts a shorter log in its place
+                self.inode, self.read_bytes = inode, 0
             file.seek(self.read_bytes)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
                 self.read_bytes += len(line)
-                yield json.loads(line)
+                row = json.loads(line)
+                # What an earlier session wrote is no news; times in the log are rounded to 0.1 s.
+                if row["time"] >= self.started_s - 0.1:
+                    yield row
 
 
 def train_in_parallel(
@@ -104,11 +110,10 @@ def _start(run: RunFolder, iteration: int, policy: int, device: torch.device) ->
     metrics, log_file = folder / "metrics.jsonl", folder / "worker.log"
     arguments = [str(run.path), str(iteration), str(policy), str(device)]
     command = [sys.executable, "-m", "warp_core.training.worker", *arguments]
+    started_s = time.time()
     with log_file.open("ab") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ))
-    # What an earlier session wrote is no news.
-    known = metrics.stat().st_size if metrics.exists() else 0
-    return _Worker(policy=policy, process=process, metrics=metrics, log=log_file, read_bytes=known)
+    return _Worker(policy=policy, process=process, metrics=metrics, log=log_file, started_s=started_s)
 
 
 def _tell(worker: _Worker, run: RunFolder, config: WarpConfig, iteration: int, hear: Hear) -> None:
@@ -120,7 +125,7 @@ def _tell(worker: _Worker, run: RunFolder, config: WarpConfig, iteration: int, h
                 iteration=iteration,
                 policy=worker.policy,
                 step=record.step,
-                steps=config.steps_in(iteration),
+                steps=config.for_run(worker.policy - 1).steps_in(iteration),
                 record=record,
                 point=point,
             )

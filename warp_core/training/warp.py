@@ -75,7 +75,8 @@ def _lasting(config: WarpConfig) -> WarpConfig:
     mapping["model"]["name"] = _absolute(config.model.name)
     for reward in (mapping["reward"], *(run["reward"] for run in mapping["runs"])):
         if "terms" in reward:
-            specs = [parse_spec(term) for term in reward["terms"]]
+            terms = [reward["terms"]] if isinstance(reward["terms"], str) else reward["terms"]
+            specs = [parse_spec(term) for term in terms]
             reward["terms"] = [str(replace(spec, name=_absolute(spec.name))) for spec in specs]
     return config_from_mapping(mapping)
 
