@@ -49,10 +49,14 @@ def resolve_model(name: str, *, say: Say = _say_on_stderr) -> Path:
     """
     if name == EMBEDDED:
         return embedded_model(say=say)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name or folder.exists()
+    try:
+        folder = Path(name).expanduser()
+        if name and folder.is_dir():
+            return folder
+        there = folder.exists()
+    except (RuntimeError, OSError) as error:  # ~someone who is not known here; a name that is too long
+        raise CheckpointError(f"no model folder at {name[:80]!r}: it is not a usable path") from error
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1 or "\\" in name or there
     if looks_like_path:
         raise CheckpointError(f"no model folder at {name!r}: give a folder, a Hub id (owner/name) or {EMBEDDED!r}")
     return _from_hub(name)
