@@ -18,7 +18,7 @@ __all__ = ["doctor"]
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "pydantic", "numpy")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-SIZE = 1024
+SMALLEST, LARGEST = 256, 8192
 
 
 def doctor(args: Namespace) -> Answer:
@@ -57,14 +57,21 @@ def _device(device: torch.device) -> dict[str, Any]:
 
 
 def _gflops(device: torch.device, dtype: torch.dtype) -> float:
-    """Best rate of a 1024 x 1024 x 1024 product in a tenth of a second."""
-    a, b = (torch.ones(SIZE, SIZE, device=device, dtype=dtype) for _ in range(2))
-    best, end = float("inf"), time.perf_counter() + 0.1
-    for attempt in range(1000):
+    """Best rate of a square matrix product, at a size for which it takes some milliseconds."""
+    size, best_s = SMALLEST, _product_s(device, dtype, SMALLEST)
+    while best_s < 0.005 and size < LARGEST:
+        size *= 2
+        best_s = _product_s(device, dtype, size)
+    return 2 * size**3 / best_s / 1e9
+
+
+def _product_s(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """Seconds of one product, the best of those that fit into 50 ms after the first."""
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    float((a @ b)[0, 0])  # the first one prepares kernels
+    times_s: list[float] = []
+    while sum(times_s) < 0.05 and len(times_s) < 100:
         start = time.perf_counter()
-        product = a @ b
-        float(product[0, 0])  # waits for the device
-        best = min(best, time.perf_counter() - start) if attempt else best
-        if attempt and time.perf_counter() > end:
-            break
-    return 2 * SIZE**3 / best / 1e9
+        float((a @ b)[0, 0])  # waits for the device
+        times_s.append(time.perf_counter() - start)
+    return min(times_s)
