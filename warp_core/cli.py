@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+import unicodedata
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -176,7 +177,9 @@ def _evaluate(commands: Any) -> None:
 
 def _front(commands: Any) -> None:
     one = _command(commands, "front", "front:front", "Measure reward-vs-KL fronts of a run, or of any policies.")
-    one.add_argument("run", metavar="RUN", nargs="?", help="run folder or name; it says how to measure what no option says")
+    one.add_argument(
+        "run", metavar="RUN", nargs="?", help="run folder or name; it says how to measure what no option says"
+    )
     _models(one, required=False)
     one.add_argument("--anchor", metavar="MODEL", help="the SFT policy, where it is not --init")
     one.add_argument("--etas", metavar="ETA", nargs="+", type=float, help="LITI coefficients (default: the run's)")
@@ -292,7 +295,12 @@ def _stdout_kept_free() -> Iterator[None]:
 def _print(text: str) -> None:
     """Print to stdout; characters that its encoding lacks are escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(text.encode(encoding, errors="backslashreplace").decode(encoding), flush=True)
+    print(_shown(text).encode(encoding, errors="backslashreplace").decode(encoding), flush=True)
+
+
+def _shown(text: str) -> str:
+    """Escape what would command a terminal: a model's text is only ever text."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else ascii(c)[1:-1] for c in text)
 
 
 def _explain(error: Exception) -> int:
@@ -310,5 +318,5 @@ def _explain(error: Exception) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"warp-core: {' '.join(message.split())}", file=sys.stderr)
+    print(f"warp-core: {_shown(' '.join(message.split()))}", file=sys.stderr)
     return code
