@@ -1,7 +1,9 @@
 """One RL run in its folder: stopped, killed and resumed to the same bytes; refused and diverged runs leave it whole."""
 
 import json
+import os
 import random
+import signal
 import time
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from tests.tiny import make_model
 from tests.training.runs import CPU, in_a_process, metrics, stored_points, tiny_config, trained_bytes
-from warp_core.errors import DivergedError, RewardError, UserError
+from warp_core.errors import DivergedError, RewardError, UserError, WorkspaceError
 from warp_core.evaluation.evaluate import Subject, measure
 from warp_core.evaluation.points import Evaluation
 from warp_core.policy.loading import load_checkpoint
@@ -170,6 +172,30 @@ def test_metrics_survive_a_line_cut_short_and_steps_that_were_not_saved(model, t
     log.write_text(log.read_text() + json.dumps(third) + "\n" + '{"step": 4, "rew')
     train(config, tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "straight", tmp_path / "run")
+
+
+def test_a_policy_is_trained_by_one_process_at_a_time(model, tmp_path):
+    """Two writers of one state: a resume beside a run that is alive, or beside a worker whose parent was killed."""
+    config = tiny_config(tmp_path, model, training={"steps": 12, "evaluate_every": 0})
+    process = in_a_process(config, tmp_path / "run")
+    log = RunFolder(tmp_path / "run").policy(1, 1) / "metrics.jsonl"
+    while process.is_alive() and not (log.exists() and log.stat().st_size):
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(WorkspaceError, match="is being trained by another process"):
+            train(config, tmp_path / "run", resume=True)
+    finally:
+        process.kill()
+        process.join()
+    train(config, tmp_path / "run", resume=True)
+    train(config, tmp_path / "straight")
+    assert_same_run(tmp_path / "straight", tmp_path / "run")
+
+
+def test_without_evaluations_the_end_is_measured(model, tmp_path):
+    train(tiny_config(tmp_path, model, training={"evaluate_every": 0}), tmp_path / "run")
+    assert [point["step"] for point in stored_points(tmp_path / "run")] == [4]
 
 
 def test_each_step_is_told(model, tmp_path):

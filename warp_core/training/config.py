@@ -113,7 +113,7 @@ class TrainingConfig:
     micro_batch: Whole = 0
     """Completions per forward and backward pass; 0 takes the whole batch at once."""
     evaluate_every: Whole = 10
-    """Measure reward and KL on held-out prompts every so many steps; 0 never."""
+    """Measure reward and KL on held-out prompts every so many steps; 0 only after the last step."""
     kl_ceiling: Positive = 200.0
     """A run stops when an evaluation finds this KL to the SFT policy (nats per completion)."""
     save_every: Whole = 0

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
+from warp_core.errors import WorkspaceError
 from warp_core.evaluation.evaluate import Subject, evaluation_of, measure
 from warp_core.evaluation.points import Point, point_from_samples
 from warp_core.policy.model import Policy, load_policy
@@ -70,13 +72,33 @@ def train_policy(
     Raises:
         KeyboardInterrupt: `should_stop` said so; the state is saved.
         DivergedError: a number is not finite; the last saved state is intact.
+        WorkspaceError: another process is training this policy.
     """
-    checkpoint = run.checkpoint(iteration, policy)
-    if checkpoint.is_dir():
+    if run.checkpoint(iteration, policy).is_dir():
         return
-    own = config.for_run(policy - 1)
     folder = run.policy(iteration, policy)
     folder.mkdir(parents=True, exist_ok=True)
+    # The system frees the lock with the process, however that ends.
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        with lock:
+            if not run.checkpoint(iteration, policy).is_dir():
+                _train_alone(run, config, iteration, policy, device, hear, should_stop)
+    except Timeout as error:
+        raise WorkspaceError(f"{folder} is being trained by another process: wait for it, or stop it") from error
+
+
+def _train_alone(
+    run: RunFolder,
+    config: WarpConfig,
+    iteration: int,
+    policy: int,
+    device: torch.device,
+    hear: Hear,
+    should_stop: Callable[[], bool],
+) -> None:
+    own = config.for_run(policy - 1)
+    folder = run.policy(iteration, policy)
     trainable = _build(run, own, config, iteration=iteration, device=device)
     learner = Learner(
         trainable,
@@ -111,7 +133,7 @@ def train_policy(
             raise KeyboardInterrupt
     # Before the checkpoint, because a run with a checkpoint is not opened again.
     write_json_atomic(folder / "summary.json", {"steps": learner.steps_done, "ended": ended})
-    _publish(checkpoint, trainable, own)
+    _publish(run.checkpoint(iteration, policy), trainable, own)
 
 
 def _due(step: int, every: int) -> bool:

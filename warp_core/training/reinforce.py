@@ -56,13 +56,14 @@ def prompts_of_step(prompts: Sequence[str], *, step: int, count: int, seed: int)
 
     Epoch e is shuffled with row_seed("prompts", seed, e), so that any step can be found without those before it.
     """
-    chosen: list[str] = []
-    for place in range(step * count, (step + 1) * count):
-        epoch, offset = divmod(place, len(prompts))
-        generator = torch.Generator().manual_seed(row_seed("prompts", seed, epoch))
-        order = torch.randperm(len(prompts), generator=generator)
-        chosen.append(prompts[int(order[offset])])
-    return chosen
+    places = [divmod(place, len(prompts)) for place in range(step * count, (step + 1) * count)]
+    orders = {
+        epoch: torch.randperm(
+            len(prompts), generator=torch.Generator().manual_seed(row_seed("prompts", seed, epoch))
+        ).tolist()
+        for epoch in {epoch for epoch, _ in places}
+    }
+    return [prompts[orders[epoch][offset]] for epoch, offset in places]
 
 
 class Learner:
