@@ -9,7 +9,7 @@ from pathlib import Path
 from warp_core.commands.answer import Answer
 from warp_core.commands.front import front_document, measure_run
 from warp_core.commands.progress import Clock, duration, say
-from warp_core.commands.run import train_with_progress
+from warp_core.commands.run import require_usable, train_with_progress
 from warp_core.evaluation.points import Point
 from warp_core.evaluation.report import front_table, write_front_csv, write_front_html
 from warp_core.policy.model import pick_device
@@ -18,7 +18,6 @@ from warp_core.workspace.assets import assets_root
 from warp_core.workspace.paths import run_path
 from warp_core.workspace.publish import write_json_atomic
 from warp_core.workspace.runs import RunFolder
-from warp_core.workspace.sources import resolve_model
 
 __all__ = ["demo"]
 
@@ -35,11 +34,11 @@ def demo(args: Namespace) -> Answer:
     measured = 1 + config.warp.policies + len(config.evaluation.etas) * len(config.evaluation.methods)
     clock = Clock({"step": steps, "measure": measured * config.warp.iterations}, guess_s={"step": 9.0, "measure": 12.0})
     if not run.about_file.exists():
+        require_usable(config)
         say(
             f"WARP on {config.model.name}, on {_device()}: {config.warp.policies} RL runs of {config.steps_in(1)} "
             f"steps, SLERP, LITI, the front; about {duration(clock.left_s())}. Ctrl-C keeps what is done."
         )
-    resolve_model(config.model.name)
     run = train_with_progress(config, out, resume=run.about_file.exists(), clock=clock)
     clock.todo["step"] = 0  # all done, in this session or before
     points = measure_run(run, config, clock=clock)

@@ -217,7 +217,8 @@ def _sweep_points(sweep: Sweep, recipes: Sequence[tuple[str, Recipe]], clock: Cl
         left = ""
         if clock:
             clock.did("measure")
-            left = f"; about {duration(clock.left_s())} left" if sum(clock.todo.values()) else ""
+            # What is stored already comes at once, and needs no forecast.
+            left = f"; about {duration(clock.left_s())} left" if clock.left_s() > 2 else ""
         say(f"{where}{name}: {describe(point)}{left}")
 
     found(sweep.sft_point(), "SFT policy")

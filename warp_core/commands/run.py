@@ -9,12 +9,16 @@ from types import FrameType
 
 from warp_core.commands.answer import Answer
 from warp_core.commands.progress import Clock, duration, say, show_training
+from warp_core.errors import ConfigError
+from warp_core.policy.model import load_tokenizer, pick_device
+from warp_core.rewards import load_reward
 from warp_core.training.config import WarpConfig, load_config
 from warp_core.training.policy_run import PolicyProgress
 from warp_core.training.warp import train_warp
 from warp_core.workspace.runs import RunFolder
+from warp_core.workspace.sources import resolve_model
 
-__all__ = ["stop_on_signal", "train", "train_with_progress"]
+__all__ = ["require_usable", "stop_on_signal", "train", "train_with_progress"]
 
 
 def train(args: Namespace) -> Answer:
@@ -31,6 +35,19 @@ def train(args: Namespace) -> Answer:
         ],
     }
     return Answer(document=document, text=f"trained: {run.path}\nnow: warp-core front {run.path} --html front.html")
+
+
+def require_usable(config: WarpConfig) -> None:
+    """Look for the model, its chat template and the rewards before there is a run folder that holds a mistake.
+
+    Raises:
+        UserError: one of them is missing or unusable.
+    """
+    tokenizer = load_tokenizer(resolve_model(config.model.name))
+    if config.model.chat_template and tokenizer.chat_template is None:
+        raise ConfigError(f"model.chat_template: {config.model.name!r} has no chat template; set it to false")
+    for terms in {config.reward.terms, *(config.for_run(m).reward.terms for m in range(len(config.runs)))}:
+        load_reward(terms, device=str(pick_device()))
 
 
 def train_with_progress(config: WarpConfig, out: Path, *, resume: bool, clock: Clock | None = None) -> RunFolder:
@@ -50,6 +67,8 @@ def train_with_progress(config: WarpConfig, out: Path, *, resume: bool, clock: C
             left=f"; about {duration(clock.left_s())} left",
         )
 
+    if not RunFolder(out).about_file.exists():
+        require_usable(config)
     with stop_on_signal() as should_stop:
         return train_warp(config, out, resume=resume, hear=hear, should_stop=should_stop)
 
