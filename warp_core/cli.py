@@ -29,7 +29,7 @@ METHODS = ("slerp", "lerp", "slerp-weights")
 GRANULARITIES = ("layer", "tensor", "model")
 KINDS = ("full", "adapter")
 DTYPES = ("float32", "bfloat16", "float16")
-DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -95,7 +95,9 @@ def _models(one: argparse.ArgumentParser, *, required: bool) -> None:
     one.add_argument(
         "--policies", metavar="B", nargs="+", required=required, help="policies: full checkpoints or adapters"
     )
-    one.add_argument("--base", metavar="MODEL", help="base model of adapters, where it is not --init or where they say")
+    one.add_argument(
+        "--base", metavar="MODEL", help="base model of adapters, where it is neither the folder they name nor --init"
+    )
 
 
 def _recipe(one: argparse.ArgumentParser, *, method_action: str = "store") -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 from warp_core.commands.answer import Answer
 from warp_core.commands.progress import describe, say
-from warp_core.errors import MismatchError, PromptError
+from warp_core.errors import MismatchError, NonFiniteError, PromptError
 from warp_core.evaluation.evaluate import Subject, evaluation_of, measure
 from warp_core.evaluation.points import Evaluation, Point, point_from_samples
 from warp_core.policy.loading import load_checkpoint, open_model
-from warp_core.policy.model import pick_device
+from warp_core.policy.model import Policy, pick_device
 from warp_core.policy.prompts import encode_prompts, read_prompts
 from warp_core.policy.sampling import row_seed
 from warp_core.policy.sampling import sample as draw
@@ -37,8 +37,8 @@ def evaluate(args: Namespace) -> Answer:
             alone = {"kind": "policy", "iteration": None, "run": None}
             point = Point.from_json(stored | alone)
         else:
-            policy = load_checkpoint(checkpoint)
-            reference = None if anchor.id == checkpoint.id else load_checkpoint(anchor)
+            policy = _loaded(checkpoint)
+            reference = None if anchor.id == checkpoint.id else _loaded(anchor)
             subject = Subject(policy=policy, reference=reference)
             samples = measure(subject, prompts, reward, evaluation, progress=_say_counted)
             point = point_from_samples(samples, evaluation=evaluation, policy=checkpoint.id, kind="policy")
@@ -47,6 +47,15 @@ def evaluate(args: Namespace) -> Answer:
         store.close()
     text = f"{describe(point)}, length {point.length:.1f}, n = {point.n}, KL estimator {point.kl_estimator}"
     return Answer(document=point.to_json(), text=text)
+
+
+def _loaded(checkpoint: Checkpoint) -> Policy:
+    """Load a checkpoint; NaN in it would come out as nonsense, so it is named here."""
+    policy = load_checkpoint(checkpoint)
+    for name, parameter in policy.model.named_parameters():
+        if not parameter.isfinite().all():
+            raise NonFiniteError(f"{checkpoint.path}: tensor {name!r} holds NaN or infinity; use another checkpoint")
+    return policy
 
 
 def _require_same_vocabulary(policy: Checkpoint, anchor: Checkpoint) -> None:
@@ -103,7 +112,7 @@ def _say_counted(done: int, total: int) -> None:
 
 def sample(args: Namespace) -> Answer:
     """Draw completions of one prompt."""
-    policy = load_checkpoint(open_model(args.policy, base=args.base))
+    policy = _loaded(open_model(args.policy, base=args.base))
     batch = encode_prompts([args.prompt], policy.tokenizer, chat_template=args.chat, device=policy.device)
     completions = draw(
         policy,

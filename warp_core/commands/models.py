@@ -32,17 +32,17 @@ __all__ = ["check", "export", "geometry", "merge", "open_all", "require_iteratio
 
 
 def open_all(init: str, policies: Sequence[str], *, base: str | None = None) -> tuple[Checkpoint, list[Checkpoint]]:
-    """Open an init and its policies; the init is the base of adapters that name no other."""
+    """Open an init and its policies. The base of an adapter is `base`, or the folder it names, or else the init's."""
     opened = open_model(init, base=base)
-    default = base or (init if opened.kind == "full" else None)
-    return opened, [_open_policy(name, base=default) for name in policies]
+    return opened, [_open_policy(name, base=base, default=opened.full.path) for name in policies]
 
 
-def _open_policy(name: str, *, base: str | None) -> Checkpoint:
+def _open_policy(name: str, *, base: str | None, default: Path) -> Checkpoint:
     folder = Path(name).expanduser()
-    if base is not None and folder.is_dir() and adapter_base_name(folder) is None:
-        base = None
-    return open_model(name, base=base)
+    named = adapter_base_name(folder) if folder.is_dir() else None
+    # An adapter made on another machine names a folder that is not here; one that is here is what it was made over.
+    lost = named is not None and not Path(named).expanduser().is_dir()
+    return open_model(name, base=base or (str(default) if lost else None))
 
 
 def geometry(args: Namespace) -> Answer:
