@@ -11,6 +11,7 @@ import pytest
 
 from tests.tiny import make_adapter, make_model, make_policies
 from warp_core.cli import main
+from warp_core.workspace import sources
 
 PROMPTS = ("The film was", "I thought the", "A story of", "Never again")
 SHORT = ("--max-new-tokens", "6")
@@ -49,6 +50,7 @@ class Said:
 def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WARP_WORKSPACE", str(tmp_path / "workspace"))
     monkeypatch.setenv("WARP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sources, "embedded_model", lambda say: pytest.fail("a test asks for the embedded model"))
 
 
 @pytest.fixture

@@ -200,6 +200,9 @@ MISTAKES = {
     f"{EVALUATE} --reward python:misuse_rewards.too_few": "1 numbers for 8",
     f"{EVALUATE} --reward python:misuse_rewards.leaves": "SystemExit",
     "sample --policy policy0 --prompt ": "no token",
+    f"{EVALUATE} --policy gpt2 --anchor gpt2 --max-new-tokens 250": "256 positions of",
+    f"{FRONT} --max-new-tokens 250": "256 positions of",
+    "sample --policy gpt2 --prompt x --max-new-tokens 256": "256 positions of",
     "sample --policy nan --prompt x": "nan: tensor 'model.norm.weight'",
     "sample --policy policy0 --prompt x --n 0": "at least 1",
     "sample --policy policy0 --prompt x --reward sentimnt": "did you mean",
@@ -236,8 +239,11 @@ MISTAKES = {
     f"{TRAIN} --set training.anchor=moon": "training.anchor",
     f"{TRAIN} --set nothing.at=all": "nothing",
     f"{TRAIN} --set training.bogus=1": "training.bogus",
-    "train good.toml --out full --set model.name=init": "choose another --out",
-    "train good.toml --out prompts.txt --set model.name=init": "choose another --out",
+    f"{TRAIN} --set model.name=adapter0": "is an adapter",
+    f"{TRAIN} --set model.name=gpt2 --set training.max_new_tokens=250": "256 positions of",
+    "train good.toml --out full": "full exists and is not empty",
+    "train good.toml --out prompts.txt": "not a folder",
+    "demo --headless --out prompts.txt": "not a folder",
     "demo --headless --set training.steps=-1": "training.steps",
 }
 

@@ -34,7 +34,7 @@ def demo(args: Namespace) -> Answer:
     measured = 1 + config.warp.policies + len(config.evaluation.etas) * len(config.evaluation.methods)
     clock = Clock({"step": steps, "measure": measured * config.warp.iterations}, guess_s={"step": 9.0, "measure": 12.0})
     if not run.about_file.exists():
-        require_usable(config)
+        require_usable(config, out)
         say(
             f"WARP on {config.model.name}, on {_device()}: {config.warp.policies} RL runs of {config.steps_in(1)} "
             f"steps, SLERP, LITI, the front; about {duration(clock.left_s())}. Ctrl-C keeps what is done."

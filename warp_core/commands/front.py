@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from warp_core.commands.answer import Answer
+from warp_core.commands.checks import require_file_place, require_room
 from warp_core.commands.measure import chosen_prompts, evaluation_asked, reward_asked, shared_results
 from warp_core.commands.models import open_all, require_iteration
-from warp_core.commands.outputs import require_file_place
 from warp_core.commands.progress import Clock, describe, duration, say
 from warp_core.errors import CheckpointError, ConfigError
 from warp_core.evaluation.evaluate import evaluation_of
@@ -144,6 +144,10 @@ def measure_run(
     try:
         for iteration in chosen or [1]:
             sources = sources_of(run, config, iteration)
+            asked = ask.evaluation
+            require_room(
+                sources.sft, ask.prompts, chat_template=asked.chat_template, max_new_tokens=asked.max_new_tokens
+            )
             sweep = Sweep(
                 sft=sources.sft,
                 init=sources.init,
@@ -238,6 +242,7 @@ def _front_of_models(args: Namespace) -> list[Point]:
     if anchor.kind == "adapter":
         raise CheckpointError(f"--anchor {args.anchor}: an adapter cannot be the SFT policy: give a full model")
     prompts = chosen_prompts(args.prompts, args.num_prompts)
+    require_room(anchor, prompts, chat_template=args.chat, max_new_tokens=args.max_new_tokens)
     reward = reward_asked(args)
     ask = Ask(prompts=prompts, reward=reward, evaluation=evaluation_asked(args, prompts, reward, anchor))
     store = shared_results()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from warp_core.commands.answer import Answer
+from warp_core.commands.checks import require_room
 from warp_core.commands.progress import describe, say
 from warp_core.errors import MismatchError, NonFiniteError, PromptError
 from warp_core.evaluation.evaluate import Subject, evaluation_of, measure
@@ -27,6 +28,8 @@ def evaluate(args: Namespace) -> Answer:
     checkpoint, anchor = open_model(args.policy, base=args.base), open_model(args.anchor, base=args.base)
     _require_same_vocabulary(checkpoint, anchor)
     prompts = chosen_prompts(args.prompts, args.num_prompts)
+    for one in (checkpoint, anchor):
+        require_room(one, prompts, chat_template=args.chat, max_new_tokens=args.max_new_tokens)
     reward = reward_asked(args)
     evaluation = evaluation_asked(args, prompts, reward, anchor)
     store = shared_results()
@@ -112,7 +115,9 @@ def _say_counted(done: int, total: int) -> None:
 
 def sample(args: Namespace) -> Answer:
     """Draw completions of one prompt."""
-    policy = _loaded(open_model(args.policy, base=args.base))
+    checkpoint = open_model(args.policy, base=args.base)
+    require_room(checkpoint, [args.prompt], chat_template=args.chat, max_new_tokens=args.max_new_tokens)
+    policy = _loaded(checkpoint)
     batch = encode_prompts([args.prompt], policy.tokenizer, chat_template=args.chat, device=policy.device)
     completions = draw(
         policy,

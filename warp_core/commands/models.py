@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from warp_core.commands.answer import Answer
-from warp_core.commands.outputs import require_new_folder
+from warp_core.commands.checks import require_new_folder
 from warp_core.commands.progress import show_progress
 from warp_core.errors import CheckpointError, WorkspaceError
 from warp_core.policy.loading import open_model

@@ -8,15 +8,17 @@ from pathlib import Path
 from types import FrameType
 
 from warp_core.commands.answer import Answer
+from warp_core.commands.checks import require_new_folder, require_room
 from warp_core.commands.progress import Clock, duration, say, show_training
 from warp_core.errors import ConfigError
-from warp_core.policy.model import load_tokenizer, pick_device
+from warp_core.policy.loading import open_model
+from warp_core.policy.model import pick_device
+from warp_core.policy.prompts import read_prompts
 from warp_core.rewards import load_reward
 from warp_core.training.config import WarpConfig, load_config
 from warp_core.training.policy_run import PolicyProgress
 from warp_core.training.warp import train_warp
 from warp_core.workspace.runs import RunFolder
-from warp_core.workspace.sources import resolve_model
 
 __all__ = ["require_usable", "stop_on_signal", "train", "train_with_progress"]
 
@@ -37,15 +39,23 @@ def train(args: Namespace) -> Answer:
     return Answer(document=document, text=f"trained: {run.path}\nnow: warp-core front {run.path} --html front.html")
 
 
-def require_usable(config: WarpConfig) -> None:
-    """Look for the model, its chat template and the rewards before there is a run folder that holds a mistake.
+def require_usable(config: WarpConfig, out: Path) -> None:
+    """Look for mistakes before there is a run folder that holds them: the place, the model, prompts and rewards.
 
     Raises:
         UserError: one of them is missing or unusable.
     """
-    tokenizer = load_tokenizer(resolve_model(config.model.name))
-    if config.model.chat_template and tokenizer.chat_template is None:
-        raise ConfigError(f"model.chat_template: {config.model.name!r} has no chat template; set it to false")
+    require_new_folder(out)
+    sft = open_model(config.model.name)
+    if sft.kind == "adapter":
+        raise ConfigError(f"model.name: {config.model.name!r} is an adapter; merge it into a full model first")
+    for source in (config.prompts.train, config.prompts.evaluation):
+        require_room(
+            sft,
+            read_prompts(source),
+            chat_template=config.model.chat_template,
+            max_new_tokens=config.training.max_new_tokens,
+        )
     for terms in {config.reward.terms, *(config.for_run(m).reward.terms for m in range(len(config.runs)))}:
         load_reward(terms, device=str(pick_device()))
 
@@ -68,7 +78,7 @@ def train_with_progress(config: WarpConfig, out: Path, *, resume: bool, clock: C
         )
 
     if not RunFolder(out).about_file.exists():
-        require_usable(config)
+        require_usable(config, out)
     with stop_on_signal() as should_stop:
         return train_warp(config, out, resume=resume, hear=hear, should_stop=should_stop)
 
