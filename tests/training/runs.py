@@ -66,14 +66,16 @@ def in_a_process(config: WarpConfig, out: Path) -> "multiprocessing.process.Base
     """Start `train_warp` in a process that has torch loaded already, so that it can be killed at any moment."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.training.runs", "transformers.models.llama.modeling_llama"])
-    arguments = (config_to_mapping(config), str(out), os.environ["WARP_CACHE"])
+    arguments = (config_to_mapping(config), str(out), os.environ["WARP_CACHE"], torch.get_num_threads())
     process = context.Process(target=_train, args=arguments, daemon=True)
     process.start()
     return process
 
 
-def _train(mapping: dict[str, Any], out: str, cache: str) -> None:
+def _train(mapping: dict[str, Any], out: str, cache: str, threads: int) -> None:
     os.environ["WARP_CACHE"] = cache
-    torch.set_num_threads(1)
+    resumed = (Path(out) / "run.json").exists()
+    # A resume takes the number of threads from the run, whatever the process would take.
+    torch.set_num_threads(1 if resumed else threads)
     resume = (Path(out) / "run.json").exists()
     train_warp(config_from_mapping(mapping), Path(out), resume=resume, devices=[CPU])

@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,22 @@ def train_policy(
     # The system frees the lock with the process, however that ends.
     lock = FileLock(folder / ".lock", blocking=False)
     try:
-        with lock:
+        with lock, _threads_of(run):
             if not run.checkpoint(iteration, policy).is_dir():
                 _train_alone(run, config, iteration, policy, device, hear, should_stop)
     except Timeout as error:
         raise WorkspaceError(f"{folder} is being trained by another process: wait for it, or stop it") from error
+
+
+@contextmanager
+def _threads_of(run: RunFolder) -> Iterator[None]:
+    """Compute with as many threads as the run began with, so that a resume is exact on this machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(run.about().get("threads", before)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _train_alone(

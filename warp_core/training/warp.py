@@ -57,6 +57,8 @@ def prepare_run(config: WarpConfig, out: Path, *, resume: bool) -> RunFolder:
         "format": FORMAT,
         "warp_core": warp_core.__version__,
         "torch": torch.__version__,
+        # Sums in another order are other numbers: a resume on a CPU takes as many threads again.
+        "threads": torch.get_num_threads(),
         "sft": {"name": config.model.name, "id": sft.id},
         "started": round(time.time(), 1),
     }
