@@ -147,3 +147,10 @@ def test_a_policy_in_another_precision_is_loaded_too(cli, tmp_path, tiny):
     half = make_model("llama", tmp_path / "half", dtype=torch.bfloat16)
     assert load_checkpoint(open_checkpoint(half)).dtype == torch.float32
     assert cli("sample", "--policy", half, "--prompt", "x", *SHORT).code == 0
+
+
+def test_a_prompt_in_another_encoding_is_refused(cli, tiny):
+    # What Python makes of a byte of the command line that is not UTF-8.
+    said = cli("sample", "--policy", tiny.init, "--prompt", "caf\udce9", *SHORT)
+    assert (said.code, said.out, len(said.err.splitlines())) == (2, "", 1)
+    assert "UTF-8" in said.err
