@@ -116,7 +116,7 @@ def _say_counted(done: int, total: int) -> None:
 def sample(args: Namespace) -> Answer:
     """Draw completions of one prompt."""
     if not args.prompt.isascii() and args.prompt.encode(errors="replace").decode() != args.prompt:
-        raise PromptError(f"--prompt {ascii(args.prompt)} is not UTF-8 text: give it in that encoding")
+        raise PromptError(f"--prompt {args.prompt!a} is not UTF-8 text: give it in that encoding")
     checkpoint = open_model(args.policy, base=args.base)
     require_room(checkpoint, [args.prompt], chat_template=args.chat, max_new_tokens=args.max_new_tokens)
     policy = _loaded(checkpoint)
