@@ -20,6 +20,7 @@ ASKED = {
     "kl_estimator": "exact",
     "chat_template": False,
     "anchor": "sft",
+    "speech": "s",
 }
 
 
@@ -160,3 +161,19 @@ def test_the_evaluation_names_what_was_asked():
     }
     assert len(ids) == 5
     assert ask(PROMPTS[::-1]).id != one.id == ask().id
+
+
+@pytest.mark.parametrize(
+    ("num_prompts", "k", "batch_size", "expected"),
+    [
+        (3, 2, 4, [(range(0, 2), range(0, 2)), (range(2, 3), range(0, 2))]),
+        (2, 5, 2, [(range(p, p + 1), numbers) for p in (0, 1) for numbers in (range(0, 2), range(2, 4), range(4, 5))]),
+        (2, 1, 64, [(range(0, 2), range(0, 1))]),
+    ],
+)
+def test_no_batch_is_larger_than_asked(num_prompts, k, batch_size, expected):
+    from warp_core.evaluation.evaluate import _batches
+
+    batches = list(_batches(num_prompts, k, batch_size))
+    assert batches == expected
+    assert max(len(places) * len(numbers) for places, numbers in batches) <= batch_size

@@ -13,6 +13,7 @@ from warp_core.evaluation.evaluate import Subject, evaluation_of, measure
 from warp_core.evaluation.points import Sample
 from warp_core.evaluation.sweep import Ask, Sweep
 from warp_core.policy.model import load_policy
+from warp_core.policy.speech import speech_id
 from warp_core.rewards import load_reward
 from warp_core.weights import compute_geometry, merge_to_folder, open_checkpoint
 from warp_core.workspace.results import Results
@@ -58,6 +59,7 @@ def ask_of(sft, *, seed=11, kl_estimator="exact"):
         kl_estimator=kl_estimator,
         chat_template=False,
         anchor=sft.id,
+        speech=speech_id(sft.path),
     )
     return Ask(prompts=PROMPTS, reward=reward, evaluation=evaluation)
 

@@ -211,7 +211,8 @@ def test_without_a_kl_no_anchor_is_computed(anchor, tmp_path, monkeypatch):
 
     monkeypatch.setattr(learner.trainable, "at_anchor", never)
     monkeypatch.setattr(learner.trainable, "at_sft", never)
-    assert learner.step().kl_anchor == 0.0
+    assert learner.step().kl_anchor is None
+    assert learner.ema == {}, "an anchor that nobody asks is neither held nor saved"
 
 
 def test_gradients_are_clipped_to_the_norm_and_the_record_has_it_before(tmp_path):

@@ -12,13 +12,14 @@ from warp_core.commands.models import open_all, require_iteration
 from warp_core.commands.progress import Clock, describe, duration, say
 from warp_core.errors import CheckpointError, ConfigError
 from warp_core.evaluation.evaluate import evaluation_of
-from warp_core.evaluation.fronts import default_reference
+from warp_core.evaluation.fronts import default_reference, hypervolume
 from warp_core.evaluation.points import Point
 from warp_core.evaluation.report import front_table, write_front_csv, write_front_html
-from warp_core.evaluation.series import make_front
+from warp_core.evaluation.series import Front, make_front
 from warp_core.evaluation.sweep import Ask, Sweep
 from warp_core.policy.loading import open_model
 from warp_core.policy.model import pick_device
+from warp_core.policy.speech import speech_id
 from warp_core.rewards import load_reward
 from warp_core.training.config import EvaluationConfig, WarpConfig, config_from_mapping, config_to_mapping
 from warp_core.training.warp import reopen, sources_of
@@ -26,6 +27,7 @@ from warp_core.weights import Recipe
 from warp_core.workspace.paths import find_run
 from warp_core.workspace.results import Results
 from warp_core.workspace.runs import RunFolder
+from warp_core.workspace.sources import resolve_model
 
 __all__ = ["front", "front_document", "measure_run"]
 
@@ -68,8 +70,27 @@ def front_document(points: Sequence[Point]) -> dict[str, Any]:
         "points": measured,
         "training": training,
         "hypervolume": found.hypervolume,
+        "hypervolumes": _hypervolumes(found),
         "reference": list(default_reference(found.points)),
     }
+
+
+def _hypervolumes(found: Front) -> list[dict[str, Any]]:
+    """Return the hypervolume of each merged curve by itself, all to the one reference, so that they can be compared."""
+    curves: dict[tuple[int | None, str | None, bool], list[Point]] = {}
+    for point in found.points:
+        if point.kind == "merge" and point.recipe is not None:
+            to_init = point.recipe.get("towards") is None
+            curves.setdefault((point.iteration, point.method, to_init), []).append(point)
+    return [
+        {
+            "iteration": iteration,
+            "method": method,
+            "to_init": to_init,
+            "hypervolume": hypervolume(curve, found.reference),
+        }
+        for (iteration, method, to_init), curve in curves.items()
+    ]
 
 
 def _front_of_run(args: Namespace) -> list[Point]:
@@ -165,7 +186,8 @@ def measure_run(
                 both_ends=both_ends,
             )
             points += _sweep_points(sweep, recipes, clock)
-        points += [Point.from_json(point) for point in store.list_points(kind="training")]
+        training = [Point.from_json(point) for point in store.list_points(kind="training")]
+        points += [point for point in training if iterations is None or point.iteration in iterations]
     finally:
         store.close()
     return list({(point.key, point.kind): point for point in points}.values())
@@ -186,6 +208,7 @@ def _ask_of(run: RunFolder, config: WarpConfig, prompts: Sequence[str] | None) -
         kl_estimator=settings.kl_estimator,
         chat_template=config.model.chat_template,
         anchor=run.about()["sft"]["id"],
+        speech=speech_id(resolve_model(config.model.name)),
     )
     return Ask(prompts=tuple(prompts), reward=reward, evaluation=evaluation, batch_size=settings.batch_size)
 
@@ -244,7 +267,8 @@ def _front_of_models(args: Namespace) -> list[Point]:
     prompts = chosen_prompts(args.prompts, args.num_prompts)
     require_room(anchor, prompts, chat_template=args.chat, max_new_tokens=args.max_new_tokens)
     reward = reward_asked(args)
-    ask = Ask(prompts=prompts, reward=reward, evaluation=evaluation_asked(args, prompts, reward, anchor))
+    asked = evaluation_asked(args, prompts, reward, anchor=anchor, spoken=anchor)
+    ask = Ask(prompts=prompts, reward=reward, evaluation=asked)
     store = shared_results()
     try:
         sweep = Sweep(sft=anchor, init=init, policies=policies, ask=ask, store=store)

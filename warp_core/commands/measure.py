@@ -15,6 +15,7 @@ from warp_core.policy.model import Policy, pick_device
 from warp_core.policy.prompts import encode_prompts, read_prompts
 from warp_core.policy.sampling import row_seed
 from warp_core.policy.sampling import sample as draw
+from warp_core.policy.speech import speech_id
 from warp_core.rewards import RewardBatch, RewardSum, load_reward
 from warp_core.weights import Checkpoint
 from warp_core.workspace.paths import cache_root
@@ -31,7 +32,7 @@ def evaluate(args: Namespace) -> Answer:
     for one in (checkpoint, anchor):
         require_room(one, prompts, chat_template=args.chat, max_new_tokens=args.max_new_tokens)
     reward = reward_asked(args)
-    evaluation = evaluation_asked(args, prompts, reward, anchor)
+    evaluation = evaluation_asked(args, prompts, reward, anchor=anchor, spoken=checkpoint)
     store = shared_results()
     try:
         stored = store.get_point(f"{checkpoint.id}:{evaluation.id}")
@@ -89,8 +90,10 @@ def reward_asked(args: Namespace) -> RewardSum:
     return load_reward(args.reward or ["sentiment"], device=str(pick_device()))
 
 
-def evaluation_asked(args: Namespace, prompts: Sequence[str], reward: RewardSum, anchor: Checkpoint) -> Evaluation:
-    """Return the evaluation that the options of the command line ask for."""
+def evaluation_asked(
+    args: Namespace, prompts: Sequence[str], reward: RewardSum, *, anchor: Checkpoint, spoken: Checkpoint
+) -> Evaluation:
+    """Return the evaluation that the options of the command line ask for; `spoken` is whose tokenizer is used."""
     return evaluation_of(
         prompts,
         reward,
@@ -101,6 +104,7 @@ def evaluation_asked(args: Namespace, prompts: Sequence[str], reward: RewardSum,
         kl_estimator=args.kl,
         chat_template=args.chat,
         anchor=anchor.id,
+        speech=speech_id(spoken.full.path),
     )
 
 

@@ -60,10 +60,8 @@ def show_training(progress: PolicyProgress, *, policies: int, iterations: int, l
     where = f"{where}, step {progress.step}/{progress.steps}"
     record = progress.record
     if record is not None:
-        say(
-            f"{where}: reward {record.reward:+.2f}, KL to the anchor {record.kl_anchor:.2f}, "
-            f"{sum(record.seconds.values()):.1f} s{left}"
-        )
+        kl = "" if record.kl_anchor is None else f", KL to the anchor {record.kl_anchor:.2f}"
+        say(f"{where}: reward {record.reward:+.2f}{kl}, {sum(record.seconds.values()):.1f} s{left}")
     if progress.point is not None:
         say(f"{where}: held-out {describe(progress.point)}")
 

@@ -20,8 +20,10 @@ from warp_core.rewards import RewardBatch, RewardSum
 
 __all__ = ["Subject", "evaluation_of", "measure"]
 
-# Rows whose logits over the whole vocabulary are in memory at once, twice.
+# Completions whose logits over the whole vocabulary are in memory at once, for two policies: so many rows at most, and
+# so many numbers (a quarter of a GB in float32, about eight times that with what the KL needs on the way).
 SCORED_ROWS = 16
+SCORED_NUMEL = 1 << 26
 
 Within = Callable[[], AbstractContextManager[None]]
 
@@ -54,6 +56,7 @@ def evaluation_of(
     kl_estimator: KlEstimator,
     chat_template: bool,
     anchor: str,
+    speech: str,
 ) -> Evaluation:
     """Return the record of what is asked, which names a result in the store together with the recipe.
 
@@ -67,6 +70,7 @@ def evaluation_of(
         kl_estimator: `exact` or `mc`.
         chat_template: how the prompts are rendered.
         anchor: content id of the SFT policy.
+        speech: `speech_id` of the folder that the tokenizer comes from.
     """
     return Evaluation(
         reward_id=reward.id,
@@ -79,6 +83,7 @@ def evaluation_of(
         kl_estimator=kl_estimator,
         chat_template=chat_template,
         anchor=anchor,
+        speech=speech,
     )
 
 
@@ -94,7 +99,7 @@ def measure(
     """Sample every prompt `samples_per_prompt` times and score each completion.
 
     A completion's random stream depends on the seed, the prompt's place and the sample's number alone: the same for
-    every policy measured with the same evaluation, whatever the batch size.
+    every policy measured with the same evaluation, whatever the batch size (which still decides how sums are rounded).
 
     Args:
         subject: the policy and its SFT anchor.
@@ -109,12 +114,10 @@ def measure(
         RewardError: the reward misbehaved.
     """
     k = evaluation.samples_per_prompt
-    at_once = max(1, batch_size // k)
     samples: list[Sample] = []
     with subject.measured():
-        for start in range(0, len(prompts), at_once):
-            places = range(start, min(start + at_once, len(prompts)))
-            completions = _sample_places(subject.policy, prompts, places, evaluation)
+        for places, numbers in _batches(len(prompts), k, batch_size):
+            completions = _sample_places(subject.policy, prompts, places, numbers, evaluation)
             kl_B = torch.cat(list(_kl_by_rows(subject, completions, evaluation)))
             samples += _scored(completions, kl_B, reward)
             if progress:
@@ -122,14 +125,24 @@ def measure(
     return samples
 
 
-def _sample_places(policy: Policy, prompts: Sequence[str], places: range, evaluation: Evaluation) -> Completions:
+def _batches(num_prompts: int, k: int, batch_size: int) -> Iterator[tuple[range, range]]:
+    """Yield places of prompts and numbers of samples: whole prompts, or parts of one that has too many samples."""
+    at_once = max(1, batch_size // k)
+    for start in range(0, num_prompts, at_once):
+        places = range(start, min(start + at_once, num_prompts))
+        for first in range(0, k, batch_size):
+            yield places, range(first, min(first + batch_size, k))
+
+
+def _sample_places(
+    policy: Policy, prompts: Sequence[str], places: range, numbers: range, evaluation: Evaluation
+) -> Completions:
     chosen = [prompts[place] for place in places]
     batch = encode_prompts(chosen, policy.tokenizer, chat_template=evaluation.chat_template, device=policy.device)
-    k = evaluation.samples_per_prompt
     return sample(
         policy,
-        batch.repeat(k),
-        seeds=[row_seed("evaluate", evaluation.seed, place, number) for place in places for number in range(k)],
+        batch.repeat(len(numbers)),
+        seeds=[row_seed("evaluate", evaluation.seed, place, number) for place in places for number in numbers],
         max_new_tokens=evaluation.max_new_tokens,
         temperature=evaluation.temperature,
     )
@@ -138,9 +151,11 @@ def _sample_places(policy: Policy, prompts: Sequence[str], places: range, evalua
 @torch.no_grad()
 def _kl_by_rows(subject: Subject, completions: Completions, evaluation: Evaluation) -> Iterator[torch.Tensor]:
     """Yield kl_B of a few rows at a time, so that the logits of two policies fit beside each other."""
-    # Whole groups of one prompt, so that the prompt is computed once.
     group = completions.prompts.group
-    step = group * max(1, SCORED_ROWS // group)
+    row_numel = completions.tokens_BT.shape[1] * subject.policy.model.config.get_text_config().vocab_size
+    step = max(1, min(SCORED_ROWS, SCORED_NUMEL // row_numel))
+    if step > group:
+        step -= step % group  # whole groups of one prompt, so that the prompt is computed once
     for start in range(0, len(completions.texts), step):
         rows = completions.rows(start, start + step)
         logits_BTV = completion_logits(subject.policy, rows, temperature=evaluation.temperature)

@@ -100,7 +100,9 @@ def label(point: Point) -> str:
     if point.recipe is not None:
         method = METHOD_NAMES.get(str(point.method), plain(str(point.method or "merge"))[:40])
         return " ".join(filter(None, [method, _weights_note(point), _towards_note(point)]))
-    name = f"policy {plain(point.run)[:40]}" if point.run else plain(_shortened(str(point.policy)))
+    name = (
+        f"policy {plain(point.run).removeprefix('policy-')[:40]}" if point.run else plain(_shortened(str(point.policy)))
+    )
     return f"{name}, step {point.step}" if point.step is not None and point.kind == "training" else name
 
 

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from warp_core.errors import ConfigError
 from warp_core.policy.sampling import row_seed
 
-__all__ = ["LoraLinear", "attach_lora", "in_mode", "lora_layers", "target_modules"]
+__all__ = ["Factors", "LoraLinear", "Mode", "attach_lora", "in_mode", "lora_layers", "target_modules"]
 
 Mode = Literal["base", "lora", "folded"]
 Factors = tuple[torch.Tensor, torch.Tensor]

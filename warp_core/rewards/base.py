@@ -46,7 +46,7 @@ class RewardScores:
         parts: each reward by its name, float64 on the CPU [B], before its weight.
     """
 
-    total_B: torch.Tensor  # noqa: N815 - shape suffix
+    total_B: torch.Tensor
     parts: dict[str, torch.Tensor]
 
 

@@ -166,7 +166,7 @@ def load_classifier(
     independent = config.problem_type == "multi_label_classification"
     index = choose_label(config.id2label, wanted=label, independent=independent, name=name)
     return ClassifierReward(
-        model.to(device), tokenizer, name=name, label=index, content_id=f"{folder_id(folder)}:{chosen}"
+        model.to(device), tokenizer, name=name, label=index, content_id=f"{folder_id(folder)}:{model.dtype}"
     )
 
 

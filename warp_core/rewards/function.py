@@ -4,7 +4,7 @@
     def brevity(prompts: list[str], completions: list[str]) -> list[float]:
         return [-len(text) / 100 for text in completions]
 
-    warp-core train demo.toml --out runs/brief --set reward.rewards='["sentiment", "python:my_rewards.brevity:0.5"]'
+    warp-core train demo.toml --out runs/brief --set reward.terms='["sentiment", "python:my_rewards.brevity:0.5"]'
 
 This is the one kind of reward that runs code. A call that hangs is given up after `timeout_s`; its thread cannot be
 ended and is left behind, so the run should stop, which the RewardError makes it do.

@@ -37,7 +37,9 @@ class RewardSpec:
     weight: float = 1.0
 
     def __str__(self) -> str:
-        return self.name if self.weight == 1.0 else f"{self.name}:{self.weight!r}"
+        short = f"{self.weight:g}"
+        weight = short if float(short) == self.weight else repr(self.weight)  # what is written reads back the same
+        return self.name if self.weight == 1.0 else f"{self.name}:{weight}"
 
 
 def parse_spec(text: str) -> RewardSpec:

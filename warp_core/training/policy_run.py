@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from warp_core.evaluation.points import Point, point_from_samples
 from warp_core.policy.model import Policy, load_policy
 from warp_core.policy.prompts import read_prompts
 from warp_core.policy.sampling import row_seed
+from warp_core.policy.speech import speech_id
 from warp_core.rewards import RewardSum, load_reward
 from warp_core.training.config import WarpConfig, config_to_mapping
 from warp_core.training.reinforce import Learner, StepRecord
@@ -111,22 +113,25 @@ def _train_alone(
 ) -> None:
     own = config.for_run(policy - 1)
     folder = run.policy(iteration, policy)
+    reward = load_reward(own.reward.terms, device=str(device))
     trainable = _build(run, own, config, iteration=iteration, device=device)
     learner = Learner(
         trainable,
         prompts=read_prompts(str(run.prompts_file("train"))),
-        reward=load_reward(own.reward.terms, device=str(device)),
+        reward=reward,
         config=own.training,
         chat_template=own.model.chat_template,
         seed=row_seed("run", own.training.seed, iteration, policy),
     )
-    fingerprint = fingerprint_of(own)
-    state = load_state(folder / "state", fingerprint=fingerprint)
-    if state is not None:
+    # The reward by its content: the same name may mean another model or function since the run was stopped.
+    fingerprint = f"{fingerprint_of(own)}-{reward.id}"
+    if (state := load_state(folder / "state", fingerprint=fingerprint)) is not None:
         learner.restore(state)
+        del state  # as large as masters, EMA and Adam together
     steps = own.steps_in(iteration)
     log = _MetricsLog(folder / "metrics.jsonl", steps_done=learner.steps_done)
-    gauge = _Gauge(run, config, trainable, iteration=iteration, policy=policy)
+    shared = reward if own.reward == config.reward else load_reward(config.reward.terms, device=str(device))
+    gauge = _Gauge(run, config, trainable, reward=shared, iteration=iteration, policy=policy)
     save_every = own.training.save_every or (1 if own.adapter.kind == "lora" else FULL_SAVE_EVERY)
     ended = log.ended or "steps"
     while learner.steps_done < steps and ended == "steps":
@@ -146,6 +151,12 @@ def _train_alone(
     # Before the checkpoint, because a run with a checkpoint is not opened again.
     write_json_atomic(folder / "summary.json", {"steps": learner.steps_done, "ended": ended})
     _publish(run.checkpoint(iteration, policy), trainable, own)
+    _drop_state(folder / "state")
+
+
+def _drop_state(folder: Path) -> None:
+    """Remove the state of a finished run: it is four times as large as what was trained, and of no more use."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _due(step: int, every: int) -> bool:
@@ -217,18 +228,24 @@ class _Gauge:
     """Measures the policy in training on the held-out prompts, with the reward of the whole WARP run."""
 
     def __init__(
-        self, run: RunFolder, config: WarpConfig, trainable: Trainable, *, iteration: int, policy: int
+        self,
+        run: RunFolder,
+        config: WarpConfig,
+        trainable: Trainable,
+        *,
+        reward: RewardSum,
+        iteration: int,
+        policy: int,
     ) -> None:
         self.run, self.config, self.trainable = run, config, trainable
         self.iteration, self.policy = iteration, policy
         self.prompts = read_prompts(str(run.prompts_file("evaluation")))[: config.evaluation.prompts]
-        self.reward: RewardSum | None = None
+        self.reward = reward
 
     def measure(self, step: int) -> Point:
         """Return the point of this step, and store it with its samples."""
         config = self.config
         policy: Policy = self.trainable.policy
-        self.reward = self.reward or load_reward(config.reward.terms, device=str(policy.device))
         evaluation = evaluation_of(
             self.prompts,
             self.reward,
@@ -239,9 +256,11 @@ class _Gauge:
             kl_estimator=config.evaluation.kl_estimator,
             chat_template=config.model.chat_template,
             anchor=self.run.about()["sft"]["id"],
+            speech=speech_id(resolve_model(config.model.name)),
         )
         subject = Subject(policy=policy, measured=self.trainable.sampling, anchor=self.trainable.at_sft)
-        samples = measure(subject, self.prompts, self.reward, evaluation, batch_size=config.evaluation.batch_size)
+        with self.trainable.holding_sft():
+            samples = measure(subject, self.prompts, self.reward, evaluation, batch_size=config.evaluation.batch_size)
         point = point_from_samples(
             samples,
             evaluation=evaluation,

@@ -31,7 +31,7 @@ class StepRecord:
 
     Attributes:
         step: 1-based.
-        kl_anchor: estimated KL to the anchor, nats per completion (mean log-ratio).
+        kl_anchor: estimated KL to the anchor, nats per completion (mean log-ratio); None without an anchor (beta 0).
         entropy: estimated entropy of the policy, nats per token (mean of -log p of the sampled tokens).
         sampling_gap: largest |log p| difference, any token, between the sampler and the update: 0 but for rounding.
         seconds: of each part.
@@ -40,7 +40,7 @@ class StepRecord:
     step: int
     reward: float
     rewards: dict[str, float]
-    kl_anchor: float
+    kl_anchor: float | None
     entropy: float
     length: float
     grad_norm: float
@@ -91,8 +91,9 @@ class Learner:
         self.trainable, self.prompts, self.reward, self.config = trainable, prompts, reward, config
         self.chat_template, self.seed = chat_template, seed
         self.steps_done = 0
-        # At step 0 the anchor is the init; a copy, because an alias would follow the policy.
-        self.ema: Tensors = {name: tensor.detach().clone() for name, tensor in trainable.masters.items()}
+        # At step 0 the anchor is the init; a copy, because an alias would follow the policy. Empty where unused.
+        moving = config.anchor == "ema" and config.beta > 0
+        self.ema: Tensors = {name: t.detach().clone() for name, t in trainable.masters.items() if moving}
         self.optimizer = torch.optim.Adam(
             list(trainable.masters.values()), lr=config.learning_rate, betas=config.adam_betas, foreach=True
         )
@@ -123,7 +124,7 @@ class Learner:
             gap = self._accumulate_gradient(completions, advantage_B)
             rate = config.learning_rate * warmup(self.steps_done, warmup_steps=config.warmup_steps)
             grad_norm = self._apply_gradient(rate)
-            if config.anchor == "ema":
+            if self.ema:
                 ema_update(list(self.ema.values()), list(trainable.masters.values()), mu=config.mu)
         self.steps_done += 1
         return self._record(completions, scores, anchor_logp_BT, seconds, grad_norm, rate, gap)
@@ -214,11 +215,12 @@ class Learner:
     ) -> StepRecord:
         num_tokens = sum(completions.num_tokens)
         total = len(completions.texts)
+        log_ratio = float((completions.logp_BT.double() - anchor_logp_BT.double()).sum())
         return StepRecord(
             step=self.steps_done,
             reward=float(scores.total_B.mean()),
             rewards={name: float(part_B.mean()) for name, part_B in scores.parts.items()},
-            kl_anchor=float((completions.logp_BT.double() - anchor_logp_BT.double()).sum()) / total,
+            kl_anchor=log_ratio / total if self.config.beta > 0 else None,
             entropy=-float(completions.logp_BT.double().sum()) / num_tokens,
             length=num_tokens / total,
             grad_norm=grad_norm,
@@ -259,7 +261,8 @@ class Learner:
         self.steps_done = state.step
         for name, master in self.trainable.masters.items():
             master.copy_(state.masters[name])
-            self.ema[name].copy_(state.ema[name])
+            if self.ema:
+                self.ema[name].copy_(state.ema[name])
             self.optimizer.state[master] = {
                 "step": torch.tensor(float(state.step)),
                 "exp_avg": state.exp_avg[name].to(master.device),

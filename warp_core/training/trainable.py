@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from warp_core.policy.lora import Factors, LoraLinear, attach_lora, in_mode
+from warp_core.policy.lora import Factors, LoraLinear, Mode, attach_lora, in_mode
 from warp_core.policy.model import Policy, load_policy, pointed_at
 from warp_core.training.config import AdapterConfig
 
@@ -34,6 +34,9 @@ class Trainable(Protocol):
 
     def at_sft(self) -> AbstractContextManager[None]:
         """Within the block the model is the SFT policy."""
+
+    def holding_sft(self) -> AbstractContextManager[None]:
+        """Within the block the SFT policy is at hand, for many short uses of `at_sft`."""
 
     def collect_gradients(self) -> None:
         """After a backward pass: see that the masters' .grad holds the sum so far, in float32."""
@@ -66,8 +69,13 @@ class LoraTrainable:
                 self.masters[f"{name}.a_RI"] = layer.a_RI
 
     def sampling(self) -> AbstractContextManager[None]:
-        """Fold base + B A into one dense weight per layer for the time of the block."""
-        return in_mode(list(self.layers.values()), "folded")
+        """Fold base + B A into one dense weight per layer for the time of the block.
+
+        Not below float32: there W + B A rounds a small update away, and the model that samples must be the one whose
+        log-probabilities are trained.
+        """
+        mode: Mode = "folded" if self.policy.dtype == torch.float32 else "lora"
+        return in_mode(list(self.layers.values()), mode)
 
     @contextmanager
     def at_anchor(self, ema: Mapping[str, torch.Tensor]) -> Iterator[None]:
@@ -78,6 +86,10 @@ class LoraTrainable:
     def at_sft(self) -> AbstractContextManager[None]:
         """Leave every adapter out: the base is the SFT policy."""
         return in_mode(list(self.layers.values()), "base")
+
+    def holding_sft(self) -> AbstractContextManager[None]:
+        """The base is always at hand."""
+        return nullcontext()
 
     def collect_gradients(self) -> None:
         """Nothing to do: the masters are what the model computes with."""
@@ -137,6 +149,17 @@ class FullTrainable:
                 yield
         finally:
             if not self._keep_sft:
+                self._sft = None
+
+    @contextmanager
+    def holding_sft(self) -> Iterator[None]:
+        """Read the SFT policy once for the whole block."""
+        keep, self._keep_sft = self._keep_sft, True
+        try:
+            yield
+        finally:
+            self._keep_sft = keep
+            if not keep:
                 self._sft = None
 
     def _read_sft(self) -> Tensors:
