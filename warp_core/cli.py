@@ -29,6 +29,7 @@ METHODS = ("slerp", "lerp", "slerp-weights")
 GRANULARITIES = ("layer", "tensor", "model")
 KINDS = ("full", "adapter")
 DTYPES = ("float32", "bfloat16", "float16")
+COMPUTE_DTYPES = DTYPES[:2]
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 
@@ -146,6 +147,7 @@ def _generation(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument("--seed", type=int, default=1234, help="common random numbers (default: 1234)")
     one.add_argument("--chat", action="store_true", help="use the model's chat template")
+    one.add_argument("--dtype", choices=COMPUTE_DTYPES, default="float32", help="to compute in (default: float32)")
 
 
 def _count(text: str) -> int:
@@ -192,7 +194,7 @@ def _front(commands: Any) -> None:
     one.add_argument("--csv", metavar="F", help="write the table to this file")
     _measuring(one)
     # A run says itself how it is measured, unless the command line says otherwise.
-    names = ("prompts", "samples", "kl", "max_new_tokens", "temperature", "seed")
+    names = ("dtype", "prompts", "samples", "kl", "max_new_tokens", "temperature", "seed")
     one.set_defaults(unless_said={name: one.get_default(name) for name in names})
     one.set_defaults(**dict.fromkeys(names))
 

@@ -1,4 +1,4 @@
-"""What decides how a model is spoken to: the end tokens and the template are part of what a stored point is named by."""
+"""What decides how a model is spoken to: end tokens and template are part of what a stored point is named by."""
 
 import json
 

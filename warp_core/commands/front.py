@@ -32,7 +32,7 @@ from warp_core.workspace.sources import resolve_model
 __all__ = ["front", "front_document", "measure_run"]
 
 # Options that a run answers with its own configuration where the command line says nothing.
-MEASURING = ("prompts", "samples", "kl", "max_new_tokens", "temperature", "seed")
+MEASURING = ("dtype", "prompts", "samples", "kl", "max_new_tokens", "temperature", "seed")
 
 
 def front(args: Namespace) -> Answer:
@@ -117,6 +117,7 @@ def _as_asked(config: WarpConfig, args: Namespace) -> WarpConfig:
     said = {
         ("model", "name"): args.base,
         ("model", "chat_template"): args.chat or None,
+        ("model", "dtype"): args.dtype,
         ("reward", "terms"): args.reward,
         ("training", "max_new_tokens"): args.max_new_tokens,
         ("training", "temperature"): args.temperature,
@@ -209,6 +210,7 @@ def _ask_of(run: RunFolder, config: WarpConfig, prompts: Sequence[str] | None) -
         chat_template=config.model.chat_template,
         anchor=run.about()["sft"]["id"],
         speech=speech_id(resolve_model(config.model.name)),
+        dtype=config.model.dtype,
     )
     return Ask(prompts=tuple(prompts), reward=reward, evaluation=evaluation, batch_size=settings.batch_size)
 

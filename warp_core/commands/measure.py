@@ -11,7 +11,7 @@ from warp_core.errors import MismatchError, NonFiniteError, PromptError
 from warp_core.evaluation.evaluate import Subject, evaluation_of, measure
 from warp_core.evaluation.points import Evaluation, Point, point_from_samples
 from warp_core.policy.loading import load_checkpoint, open_model
-from warp_core.policy.model import Policy, pick_device
+from warp_core.policy.model import DTYPES, Policy, pick_device
 from warp_core.policy.prompts import encode_prompts, read_prompts
 from warp_core.policy.sampling import row_seed
 from warp_core.policy.sampling import sample as draw
@@ -41,8 +41,8 @@ def evaluate(args: Namespace) -> Answer:
             alone = {"kind": "policy", "iteration": None, "run": None}
             point = Point.from_json(stored | alone)
         else:
-            policy = _loaded(checkpoint)
-            reference = None if anchor.id == checkpoint.id else _loaded(anchor)
+            policy = _loaded(checkpoint, args.dtype)
+            reference = None if anchor.id == checkpoint.id else _loaded(anchor, args.dtype)
             subject = Subject(policy=policy, reference=reference)
             samples = measure(subject, prompts, reward, evaluation, progress=_say_counted)
             point = point_from_samples(samples, evaluation=evaluation, policy=checkpoint.id, kind="policy")
@@ -53,9 +53,9 @@ def evaluate(args: Namespace) -> Answer:
     return Answer(document=point.to_json(), text=text)
 
 
-def _loaded(checkpoint: Checkpoint) -> Policy:
+def _loaded(checkpoint: Checkpoint, dtype: str) -> Policy:
     """Load a checkpoint; NaN in it would come out as nonsense, so it is named here."""
-    policy = load_checkpoint(checkpoint)
+    policy = load_checkpoint(checkpoint, dtype=DTYPES[dtype])
     for name, parameter in policy.model.named_parameters():
         if not parameter.isfinite().all():
             raise NonFiniteError(f"{checkpoint.path}: tensor {name!r} holds NaN or infinity; use another checkpoint")
@@ -105,6 +105,7 @@ def evaluation_asked(
         chat_template=args.chat,
         anchor=anchor.id,
         speech=speech_id(spoken.full.path),
+        dtype=args.dtype,
     )
 
 
@@ -123,7 +124,7 @@ def sample(args: Namespace) -> Answer:
         raise PromptError(f"--prompt {args.prompt!a} is not UTF-8 text: give it in that encoding")
     checkpoint = open_model(args.policy, base=args.base)
     require_room(checkpoint, [args.prompt], chat_template=args.chat, max_new_tokens=args.max_new_tokens)
-    policy = _loaded(checkpoint)
+    policy = _loaded(checkpoint, args.dtype)
     batch = encode_prompts([args.prompt], policy.tokenizer, chat_template=args.chat, device=policy.device)
     completions = draw(
         policy,

@@ -57,6 +57,7 @@ def evaluation_of(
     chat_template: bool,
     anchor: str,
     speech: str,
+    dtype: str = "float32",
 ) -> Evaluation:
     """Return the record of what is asked, which names a result in the store together with the recipe.
 
@@ -71,6 +72,7 @@ def evaluation_of(
         chat_template: how the prompts are rendered.
         anchor: content id of the SFT policy.
         speech: `speech_id` of the folder that the tokenizer comes from.
+        dtype: what the model computes in, by torch's name.
     """
     return Evaluation(
         reward_id=reward.id,
@@ -84,6 +86,7 @@ def evaluation_of(
         chat_template=chat_template,
         anchor=anchor,
         speech=speech,
+        dtype=dtype,
     )
 
 

@@ -78,6 +78,8 @@ class Evaluation:
     chat_template: bool = False
     anchor: str | None = None
     """Id of the SFT policy that the KL is to, where the place of the result does not say it."""
+    dtype: str = "float32"
+    """What the model computed in; a merge is rounded to it, as its export in that dtype is."""
     speech: str | None = None
     """Hash of what decides how the policy is spoken to and when it ends: tokenizer, chat template, end tokens."""
 

@@ -14,7 +14,7 @@ import torch
 
 from warp_core.evaluation.evaluate import Subject, measure
 from warp_core.evaluation.points import Evaluation, Kind, Point, Sample, point_from_samples
-from warp_core.policy.model import Policy, load_policy, pick_device, pointed_at
+from warp_core.policy.model import DTYPES, Policy, load_policy, pick_device, pointed_at
 from warp_core.rewards import RewardSum
 from warp_core.weights import (
     Checkpoint,
@@ -57,7 +57,6 @@ class Sweep:
         store: where points are kept.
         iteration: of Algorithm 1, where the policies come from a run.
         device: where to compute.
-        dtype: to compute in.
 
     Raises:
         MismatchError: the checkpoints do not belong together.
@@ -73,11 +72,10 @@ class Sweep:
         store: Results,
         iteration: int | None = None,
         device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.sft, self.init, self.policies = sft, init, tuple(policies)
         self.ask, self.store, self.iteration = ask, store, iteration
-        self.device, self.dtype = device or pick_device(), dtype
+        self.device = device or pick_device()
         # The curve that starts at the SFT policy needs it beside a later iteration's init.
         self.towards = None if init.id == sft.id else sft
         require_mixable(init, policies, towards=self.towards)
@@ -167,7 +165,7 @@ class Sweep:
 
     def _loaded(self) -> tuple[Policy, ResidentMerge]:
         if self._policy is None or self._resident is None:
-            self._policy = load_policy(self.sft.path, device=self.device, dtype=self.dtype)
+            self._policy = load_policy(self.sft.path, device=self.device, dtype=DTYPES[self.ask.evaluation.dtype])
             self._resident = ResidentMerge(
                 self._policy.model, init=self.init, policies=self.policies, towards=self.towards
             )

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from warp_core.errors import CheckpointError
 from warp_core.policy.prompts import pad_token_id
 
-__all__ = ["Policy", "load_policy", "load_tokenizer", "pick_device", "pointed_at"]
+__all__ = ["DTYPES", "Policy", "load_policy", "load_tokenizer", "pick_device", "pointed_at"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -257,6 +257,7 @@ class _Gauge:
             chat_template=config.model.chat_template,
             anchor=self.run.about()["sft"]["id"],
             speech=speech_id(resolve_model(config.model.name)),
+            dtype=config.model.dtype,
         )
         subject = Subject(policy=policy, measured=self.trainable.sampling, anchor=self.trainable.at_sft)
         with self.trainable.holding_sft():
