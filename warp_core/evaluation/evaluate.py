@@ -18,12 +18,14 @@ from warp_core.policy.prompts import encode_prompts, prompts_id
 from warp_core.policy.sampling import Completions, row_seed, sample
 from warp_core.rewards import RewardBatch, RewardSum
 
-__all__ = ["Subject", "evaluation_of", "measure"]
+__all__ = ["Subject", "Within", "evaluation_of", "measure"]
 
 # Completions whose logits over the whole vocabulary are in memory at once, for two policies: so many rows at most, and
 # so many numbers (a quarter of a GB in float32, about eight times that with what the KL needs on the way).
 SCORED_ROWS = 16
 SCORED_NUMEL = 1 << 26
+# The sampler keeps its distributions up to so many numbers, a GB in float32 (twice that for a moment).
+KEPT_NUMEL = 1 << 28
 
 Within = Callable[[], AbstractContextManager[None]]
 
@@ -36,13 +38,19 @@ class Subject:
         policy: the model that is measured.
         measured: makes `policy` the measured one for the time of a block.
         reference: the model of the SFT policy; None where `policy` can become it.
-        anchor: makes `reference`, or else `policy`, the SFT policy for the time of a block inside `measured`.
+        anchor: makes `reference`, or else `policy`, the SFT policy for the time of a block inside `measured`; without
+            either, the measured policy is the SFT policy.
     """
 
     policy: Policy
     measured: Within = nullcontext
     reference: Policy | None = None
     anchor: Within = nullcontext
+
+    @property
+    def is_the_anchor(self) -> bool:
+        """Whether the measured policy is the SFT policy itself, at no distance from it."""
+        return self.reference is None and self.anchor is nullcontext
 
 
 def evaluation_of(
@@ -141,6 +149,8 @@ def _sample_places(
     policy: Policy, prompts: Sequence[str], places: range, numbers: range, evaluation: Evaluation
 ) -> Completions:
     chosen = [prompts[place] for place in places]
+    rows = len(places) * len(numbers)
+    numel = rows * evaluation.max_new_tokens * policy.model.config.get_text_config().vocab_size
     batch = encode_prompts(chosen, policy.tokenizer, chat_template=evaluation.chat_template, device=policy.device)
     return sample(
         policy,
@@ -148,12 +158,16 @@ def _sample_places(
         seeds=[row_seed("evaluate", evaluation.seed, place, number) for place in places for number in numbers],
         max_new_tokens=evaluation.max_new_tokens,
         temperature=evaluation.temperature,
+        keep_distributions=numel <= KEPT_NUMEL,
     )
 
 
 @torch.no_grad()
 def _kl_by_rows(subject: Subject, completions: Completions, evaluation: Evaluation) -> Iterator[torch.Tensor]:
     """Yield kl_B of a few rows at a time, so that the logits of two policies fit beside each other."""
+    if subject.is_the_anchor:
+        yield torch.zeros(len(completions.texts), dtype=torch.float64)
+        return
     group = completions.prompts.group
     row_numel = completions.tokens_BT.shape[1] * subject.policy.model.config.get_text_config().vocab_size
     step = max(1, min(SCORED_ROWS, SCORED_NUMEL // row_numel))
@@ -161,7 +175,10 @@ def _kl_by_rows(subject: Subject, completions: Completions, evaluation: Evaluati
         step -= step % group  # whole groups of one prompt, so that the prompt is computed once
     for start in range(0, len(completions.texts), step):
         rows = completions.rows(start, start + step)
-        logits_BTV = completion_logits(subject.policy, rows, temperature=evaluation.temperature)
+        # What the sampler saw is what scoring would find again, at the price of another forward pass.
+        logits_BTV = rows.logps_BTV
+        if logits_BTV is None:
+            logits_BTV = completion_logits(subject.policy, rows, temperature=evaluation.temperature)
         anchor = subject.reference or subject.policy
         with subject.anchor():
             anchor_BTV = completion_logits(anchor, rows, temperature=evaluation.temperature)

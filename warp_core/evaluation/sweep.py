@@ -6,13 +6,13 @@ point = sweep.point(recipe)          # merged in place, sampled, scored, stored;
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from warp_core.evaluation.evaluate import Subject, measure
+from warp_core.evaluation.evaluate import Subject, Within, measure
 from warp_core.evaluation.points import Evaluation, Kind, Point, Sample, point_from_samples
 from warp_core.policy.model import DTYPES, Policy, load_policy, pick_device, pointed_at
 from warp_core.rewards import RewardSum
@@ -99,7 +99,11 @@ class Sweep:
 
     def sft_point(self, *, progress: Progress | None = None) -> Point:
         """Return the SFT policy's own point; its KL is 0."""
-        return self._stored_or(lambda: self._measure(self.recipe(eta=0.0), progress), policy=self.sft.id, kind="sft")
+
+        def samples() -> list[Sample]:
+            return self._measure(self.recipe(eta=0.0), progress, anchor=nullcontext)
+
+        return self._stored_or(samples, policy=self.sft.id, kind="sft")
 
     def policy_point(self, policy: int, *, name: str | None = None, progress: Progress | None = None) -> Point:
         """Return the point of theta_policy (1-based) alone."""
@@ -142,11 +146,11 @@ class Sweep:
         name = subject if isinstance(subject, str) else Recipe.from_json(subject).id
         return self.store.get_point(f"{name}:{self.ask.evaluation.id}")
 
-    def _measure(self, recipe: Recipe, progress: Progress | None) -> list[Sample]:
+    def _measure(self, recipe: Recipe, progress: Progress | None, *, anchor: Within | None = None) -> list[Sample]:
         policy, resident = self._loaded()
         resident.move(coefficients(recipe, self.geometry(recipe.granularity)))
         return measure(
-            Subject(policy=policy, anchor=self._at_sft),
+            Subject(policy=policy, anchor=anchor or self._at_sft),
             self.ask.prompts,
             self.ask.reward,
             self.ask.evaluation,

@@ -32,6 +32,7 @@ class Completions:
         mask_BT: bool, true up to and including the end token.
         logp_BT: float32 log-probabilities under the sampling distribution, as the sampler saw them; 0 where masked.
         texts: the decoded completions, without special tokens.
+        logps_BTV: float32, the whole distributions that the tokens were drawn from, where they were asked for.
     """
 
     prompts: PromptBatch
@@ -39,6 +40,7 @@ class Completions:
     mask_BT: torch.Tensor
     logp_BT: torch.Tensor
     texts: tuple[str, ...]
+    logps_BTV: torch.Tensor | None = None
 
     @property
     def num_tokens(self) -> tuple[int, ...]:
@@ -53,6 +55,7 @@ class Completions:
             mask_BT=self.mask_BT[start:stop],
             logp_BT=self.logp_BT[start:stop],
             texts=self.texts[start:stop],
+            logps_BTV=None if self.logps_BTV is None else self.logps_BTV[start:stop],
         )
 
 
@@ -65,10 +68,11 @@ def row_seed(*parts: object) -> int:
 class _GumbelSampler(LogitsProcessor):
     """Adds each row's own Gumbel noise, so that the greedy choice is a draw; remembers the log-probability."""
 
-    def __init__(self, seeds: Sequence[int], *, temperature: float) -> None:
+    def __init__(self, seeds: Sequence[int], *, temperature: float, keep: bool = False) -> None:
         self.generators = [np.random.Generator(np.random.SFC64(seed)) for seed in seeds]
         self.temperature = temperature
         self.logps: list[torch.Tensor] = []
+        self.kept: list[torch.Tensor] | None = [] if keep else None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         logp_BV = (scores.float() / self.temperature).log_softmax(dim=-1)
@@ -79,6 +83,8 @@ class _GumbelSampler(LogitsProcessor):
         # An exponential of exactly 0 is a rounding artefact that would make an impossible token certain.
         drawn_BV = logp_BV - noise_BV.clamp_min_(2.0**-25).log_().to(logp_BV.device)
         token_B1 = drawn_BV.argmax(dim=-1, keepdim=True)
+        if self.kept is not None:
+            self.kept.append(logp_BV)
         self.logps.append(logp_BV.gather(1, token_B1).squeeze(1))
         return drawn_BV
 
@@ -91,7 +97,13 @@ def completion_mask(tokens_BT: torch.Tensor, eos_ids: Sequence[int]) -> torch.Te
 
 @torch.no_grad()
 def sample(
-    policy: Policy, prompts: PromptBatch, *, seeds: Sequence[int], max_new_tokens: int, temperature: float
+    policy: Policy,
+    prompts: PromptBatch,
+    *,
+    seeds: Sequence[int],
+    max_new_tokens: int,
+    temperature: float,
+    keep_distributions: bool = False,
 ) -> Completions:
     """Draw one completion per row of `prompts`, from softmax(logits / temperature) over the whole vocabulary.
 
@@ -101,10 +113,11 @@ def sample(
         seeds: B seeds, one random stream per row.
         max_new_tokens: T at most.
         temperature: > 0.
+        keep_distributions: also return what each token was drawn from, B T V numbers, which saves scoring them again.
     """
     if len(seeds) != len(prompts.texts):
         raise ValueError(f"{len(seeds)} seeds for {len(prompts.texts)} prompts: one per row is needed")
-    sampler = _GumbelSampler(seeds, temperature=temperature)
+    sampler = _GumbelSampler(seeds, temperature=temperature, keep=keep_distributions)
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
@@ -127,4 +140,11 @@ def sample(
         policy.tokenizer.decode(row[keep], skip_special_tokens=True)
         for row, keep in zip(tokens_BT, mask_BT, strict=True)
     ]
-    return Completions(prompts=prompts, tokens_BT=tokens_BT, mask_BT=mask_BT, logp_BT=logp_BT, texts=tuple(texts))
+    return Completions(
+        prompts=prompts,
+        tokens_BT=tokens_BT,
+        mask_BT=mask_BT,
+        logp_BT=logp_BT,
+        texts=tuple(texts),
+        logps_BTV=torch.stack(sampler.kept, dim=1) if sampler.kept else None,
+    )
