@@ -252,13 +252,13 @@ print(max(seen) - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_private_memory_is_a_few_pieces_whatever_the_model(tmp_path):
-    init = tiny.make_model("llama", tmp_path / "init", hidden_size=256, intermediate_size=2048, num_hidden_layers=8)
+    init = tiny.make_model("llama", tmp_path / "init", hidden_size=256, intermediate_size=2048, num_hidden_layers=14)
     tiny.make_policies(init, tmp_path)
-    assert (init / "model.safetensors").stat().st_size > 50_000_000
+    assert (init / "model.safetensors").stat().st_size > 85_000_000
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MEMORY, str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert int(result.stdout) < 25_000  # KiB: three float64 pieces, three read buffers, the libraries' warm-up
+    assert int(result.stdout) < 40_000  # KiB: three float64 pieces, three read buffers, the libraries' warm-up
 
 
 def test_opposite_policies_name_the_layer_and_write_nothing(tmp_path):
