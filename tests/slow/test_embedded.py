@@ -7,6 +7,7 @@ import torch
 
 from warp_core.cli import main
 from warp_core.policy.model import load_policy
+from warp_core.workspace.assets import assets_root
 from warp_core.workspace.sources import embedded_folder, embedded_model
 
 pytestmark = pytest.mark.slow
@@ -47,3 +48,14 @@ def test_the_demo_from_its_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("warp_core.evaluation.sweep.load_policy", None)
     assert main(command) == 0
     assert json.loads(capsys.readouterr().out) == first
+
+
+def test_the_bundled_run_is_read_without_a_model_and_without_changing_a_byte(capsys, monkeypatch):
+    run = assets_root() / "demo-run"
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    monkeypatch.setattr("warp_core.evaluation.sweep.load_policy", None)
+    assert main(["front", str(run), "--json"]) == 0
+    front = json.loads(capsys.readouterr().out)
+    assert len(front["points"]) == 1 + 2 * 3 + 2 * 2 * 6
+    assert {point["step"] for point in front["training"] if point["iteration"] == 1} == {10, 20, 30, 40}
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before

@@ -32,7 +32,8 @@ def demo(args: Namespace) -> Answer:
     started = time.monotonic()
     steps = sum(config.steps_in(i) for i in range(1, config.warp.iterations + 1)) * config.warp.policies
     measured = 1 + config.warp.policies + len(config.evaluation.etas) * len(config.evaluation.methods)
-    clock = Clock({"step": steps, "measure": measured * config.warp.iterations}, guess_s={"step": 9.0, "measure": 12.0})
+    todo = {"step": steps, "measure": measured * config.warp.iterations}
+    clock = Clock(todo, guess_s={"step": 11.0, "measure": 18.0})
     if not run.about_file.exists():
         require_usable(config, out)
         say(

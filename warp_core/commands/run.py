@@ -1,6 +1,7 @@
 """The command `train`: Algorithm 1 from a configuration file."""
 
 import signal
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,6 +70,8 @@ def train_with_progress(config: WarpConfig, out: Path, *, resume: bool, clock: C
         if clock.done["step"] == 0:
             # What an earlier session has done needs no time now.
             clock.todo["step"] -= _steps_before(config, progress) - 1
+            # Nor do fetching, converting and loading come again for every step.
+            clock.last = time.monotonic() - sum(progress.record.seconds.values() if progress.record else ())
         clock.did("step")
         show_training(
             progress,

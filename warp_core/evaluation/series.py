@@ -201,7 +201,7 @@ def _series_name(point: Point) -> str:
     if point.kind == "policy" or (point.kind is None and point.recipe is None):
         return "single policies"
     if point.kind == "training":
-        return f"RL run {plain(point.run)}" if point.run else "RL run"
+        return f"RL run {plain(point.run).removeprefix('policy-')}" if point.run else "RL run"
     return label(point)
 
 
