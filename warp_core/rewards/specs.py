@@ -66,7 +66,7 @@ def parse_spec(text: str) -> RewardSpec:
 
 def known_rewards() -> dict[str, str]:
     """Return the built-in names with a line of help each."""
-    sentiment = "bundled model of movie-review sentiment, log-odds of positive, about -5 to 5"
+    sentiment = "bundled model of movie-review sentiment, log-odds of positive, about -3.5 to 3.7"
     return {SENTIMENT: sentiment, **{name: reward.help for name, reward in BUILT_IN_REWARDS.items()}}
 
 
