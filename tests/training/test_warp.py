@@ -336,3 +336,12 @@ def test_one_policy_and_no_merging_is_a_run_too(model, tmp_path):
     policy = dense(run.checkpoint(1, 1), sft)
     expected = {name: 0.5 * sft[name] + 0.5 * policy[name] for name in sft}
     assert worst(dense(run.init(2), sft), expected) < 1e-6
+
+
+def test_a_resume_takes_on_how_it_is_to_be_measured(model, tmp_path):
+    config = tiny_config(tmp_path, model)
+    run = train(config, tmp_path / "run")
+    otherwise = tiny_config(tmp_path, model, evaluation={"prompts": 2, "etas": [0.0, 2.0]})
+    train(otherwise, tmp_path / "run", resume=True)
+    assert run_config(run).evaluation == otherwise.evaluation
+    assert run_config(run).training == config.training

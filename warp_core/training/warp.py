@@ -26,7 +26,7 @@ from warp_core.training.parallel import train_in_parallel
 from warp_core.training.policy_run import Hear, fingerprint_of, train_policy
 from warp_core.weights import Checkpoint, compute_geometry, make_recipe, merge_to_folder, open_checkpoint
 from warp_core.workspace.paths import cache_root
-from warp_core.workspace.publish import publish_folder
+from warp_core.workspace.publish import publish_folder, write_text_atomic
 from warp_core.workspace.runs import FORMAT, RunFolder, open_run
 from warp_core.workspace.sources import resolve_model
 
@@ -49,6 +49,9 @@ def prepare_run(config: WarpConfig, out: Path, *, resume: bool) -> RunFolder:
                 f"{out} was started with other settings: resume it with {run.config_file}, or choose another --out"
             )
         _require_same_sft(run, open_checkpoint(resolve_model(config.model.name)))
+        if run_config(run) != config:
+            # How it is measured and how often it is saved may change on the way.
+            write_text_atomic(run.config_file, config_to_toml(config))
         return run
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WorkspaceError(f"{out} exists and is not a run: choose another --out")
