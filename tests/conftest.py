@@ -1,6 +1,7 @@
 """Settings of every test: quiet threads, no network, and slow tests only on request (--run-slow)."""
 
 import os
+import signal
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # spinning threads make two busy cores crawl
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,8 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 transformers_logging.disable_progress_bar()
+# A shell starts what runs in the background with SIGINT ignored, and tests of Ctrl-C would test nothing.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
