@@ -22,8 +22,9 @@ BELOW: dict[str, set[str]] = {
     "policy": {"workspace", "weights", "rewards"},
     "evaluation": {"workspace", "weights", "rewards", "policy"},
     "training": {"workspace", "weights", "rewards", "policy", "evaluation"},
-    "commands": {"workspace", "weights", "rewards", "policy", "evaluation", "training"},
-    "cli": {"workspace", "weights", "rewards", "policy", "evaluation", "training", "commands"},
+    "service": {"workspace", "weights", "rewards", "policy", "evaluation", "training"},
+    "commands": {"workspace", "weights", "rewards", "policy", "evaluation", "training", "service"},
+    "cli": {"workspace", "weights", "rewards", "policy", "evaluation", "training", "service", "commands"},
     "__main__": {"cli"},
 }
 EVERYWHERE = {"errors", "environment"}

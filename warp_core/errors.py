@@ -12,6 +12,8 @@
         PromptError                 a prompt file is missing or empty
         WorkspaceError              an output folder exists, a run is missing
         EnvironmentProblem          something is missing on this machine (network, package)
+        UnknownJobError             a job that the engine does not know, or no longer
+      EngineUnreachableError        nobody answers at the engine's address, or not in time
       DivergedError                 training met a non-finite loss, gradient or weight
 
 A message says what happened, where (path, tensor, field, value) and what to do.
@@ -21,6 +23,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DivergedError",
+    "EngineUnreachableError",
     "EnvironmentProblem",
     "GeometryError",
     "MismatchError",
@@ -28,6 +31,7 @@ __all__ = [
     "PromptError",
     "RecipeError",
     "RewardError",
+    "UnknownJobError",
     "UserError",
     "WarpError",
     "WorkspaceError",
@@ -80,6 +84,14 @@ class WorkspaceError(UserError):
 
 class EnvironmentProblem(UserError):  # noqa: N818 - "problem" says whose it is: the machine's
     """Something that this machine lacks, e.g. a network or a package."""
+
+
+class UnknownJobError(UserError):
+    """A job that the engine does not know: it was restarted, or the job ended long ago."""
+
+
+class EngineUnreachableError(WarpError):
+    """The engine does not answer: it is not running, is being restarted, or the network is down."""
 
 
 class DivergedError(WarpError):
