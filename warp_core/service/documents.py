@@ -19,6 +19,7 @@ __all__ = [
     "Device",
     "EngineStatus",
     "EvaluationNote",
+    "Example",
     "ExportReport",
     "FrontDocument",
     "FrontPoint",
@@ -239,6 +240,15 @@ class RunDetail(Model):
     path: str
 
 
+class Example(Model):
+    """A completion that was sampled while training."""
+
+    step: int
+    prompt: str
+    completion: str
+    reward: Finite | None = None
+
+
 class Curve(Model):
     """The metrics of one RL run, one entry per step: S steps."""
 
@@ -246,7 +256,10 @@ class Curve(Model):
     policy: int
     step_S: tuple[int, ...]
     metrics: dict[str, tuple[Finite | None, ...]]
-    """reward, kl_anchor, length, entropy, tokens_per_s, grad_norm, learning_rate, sampling_gap, `reward:NAME`."""
+    """reward, kl_anchor, length (mean tokens of a completion), entropy, tokens_per_s (sampled tokens per second of the
+    whole step: sampling, reward, anchor and update), grad_norm, learning_rate, sampling_gap, `reward:NAME`."""
+    example: Example | None = None
+    """A completion of the latest step, where one was kept."""
 
 
 class ConfigCheck(Model):
