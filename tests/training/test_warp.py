@@ -1,6 +1,7 @@
 """Algorithm 1 from end to end: merges recomputed in float64, overrides, moved and foreign folders, workers."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -15,7 +16,7 @@ from warp_core.errors import PromptError, UserError, WorkspaceError
 from warp_core.training.config import config_from_mapping, config_to_mapping, load_config
 from warp_core.training.warp import prepare_run, run_config, sources_of, train_warp
 from warp_core.weights import open_checkpoint
-from warp_core.workspace.runs import open_run
+from warp_core.workspace.runs import RunFolder, open_run
 
 
 def train(config, out, **options):
@@ -71,6 +72,7 @@ def test_two_iterations_of_two_runs(kind, merge, model, tmp_path):
     )
     run = train(config, tmp_path / "run")
     assert sorted(path.name for path in run.path.iterdir() if not path.name.startswith("results")) == [
+        ".running",
         "config.toml",
         "iteration-1",
         "iteration-2",
@@ -345,3 +347,19 @@ def test_a_resume_takes_on_how_it_is_to_be_measured(model, tmp_path):
     train(otherwise, tmp_path / "run", resume=True)
     assert run_config(run).evaluation == otherwise.evaluation
     assert run_config(run).training == config.training
+
+
+def test_a_run_says_which_process_trains_it_and_lets_no_other(model, tmp_path):
+    config = tiny_config(tmp_path, model, training={"steps": [2]})
+    seen = []
+
+    def hear(progress):
+        run = RunFolder(tmp_path / "run")
+        seen.append(run.trainer())
+        with pytest.raises(WorkspaceError, match="is being trained by another process"):
+            train_warp(config, run.path, resume=True)
+
+    run = train_warp(config, tmp_path / "run", hear=hear)
+    assert set(seen) == {os.getpid()}
+    assert run.trainer() is None
+    assert not (run.path / "process.json").exists()

@@ -20,9 +20,18 @@ from pydantic.dataclasses import dataclass
 
 from warp_core.errors import ConfigError
 
-__all__ = ["WarpConfig", "config_from_mapping", "config_to_mapping", "docs_table", "json_schema", "load_config"]
+__all__ = [
+    "WarpConfig",
+    "config_from_mapping",
+    "config_problems",
+    "config_to_mapping",
+    "docs_table",
+    "json_schema",
+    "load_config",
+]
 
-STRICT = ConfigDict(extra="forbid")
+# Attribute docstrings become the descriptions of the JSON schema, which the form of the web app shows.
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -261,18 +270,34 @@ def config_from_mapping(mapping: Mapping[str, Any]) -> WarpConfig:
     Raises:
         ConfigError: the first problem, with the field it is in and the nearest thing to do.
     """
-    whole = {name: _as_given(name, part) if isinstance(part, dict) else part for name, part in mapping.items()}
     try:
-        return TypeAdapter(WarpConfig).validate_python(whole)
+        return _validated(mapping)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "configuration"
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            message = f"unknown field; known here: {', '.join(_known(first['loc']))}"
-        elif first["type"] != "value_error":
-            message = f"{message} (got {first.get('input')!r})"
-        raise ConfigError(message if place == "configuration" else f"{place}: {message}") from error
+        raise ConfigError(_in_words(error.errors()[0])) from error
+
+
+def config_problems(mapping: Mapping[str, Any]) -> list[str]:
+    """Return all that is wrong with a mapping, one line a field; empty if `config_from_mapping` would take it."""
+    try:
+        _validated(mapping)
+    except ValidationError as error:
+        return [_in_words(one) for one in error.errors()]
+    return []
+
+
+def _validated(mapping: Mapping[str, Any]) -> WarpConfig:
+    whole = {name: _as_given(name, part) if isinstance(part, dict) else part for name, part in mapping.items()}
+    return TypeAdapter(WarpConfig).validate_python(whole)
+
+
+def _in_words(problem: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        message = f"unknown field; known here: {', '.join(_known(problem['loc']))}"
+    elif problem["type"] != "value_error":
+        message = f"{message} (got {repr(problem.get('input'))[:80]})"
+    return f"{place}: {message}" if place else message
 
 
 def _known(place: Sequence[Any]) -> list[str]:

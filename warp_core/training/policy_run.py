@@ -14,14 +14,14 @@ import torch
 from filelock import FileLock, Timeout
 
 from warp_core.errors import WorkspaceError
-from warp_core.evaluation.evaluate import Subject, evaluation_of, measure
+from warp_core.evaluation.evaluate import Subject, measure
 from warp_core.evaluation.points import Point, point_from_samples
 from warp_core.policy.model import Policy, load_policy
 from warp_core.policy.prompts import read_prompts
 from warp_core.policy.sampling import row_seed
-from warp_core.policy.speech import speech_id
 from warp_core.rewards import RewardSum, load_reward
 from warp_core.training.config import WarpConfig, config_to_mapping
+from warp_core.training.measuring import evaluation_for, held_out_prompts
 from warp_core.training.reinforce import Learner, StepRecord
 from warp_core.training.state import load_state, save_state
 from warp_core.training.trainable import FullTrainable, LoraTrainable, Trainable
@@ -239,25 +239,20 @@ class _Gauge:
     ) -> None:
         self.run, self.config, self.trainable = run, config, trainable
         self.iteration, self.policy = iteration, policy
-        self.prompts = read_prompts(str(run.prompts_file("evaluation")))[: config.evaluation.prompts]
+        self.prompts = held_out_prompts(run, config)
         self.reward = reward
 
     def measure(self, step: int) -> Point:
         """Return the point of this step, and store it with its samples."""
         config = self.config
         policy: Policy = self.trainable.policy
-        evaluation = evaluation_of(
+        evaluation = evaluation_for(
+            config,
             self.prompts,
             self.reward,
-            samples_per_prompt=config.evaluation.training_samples_per_prompt,
-            max_new_tokens=config.training.max_new_tokens,
-            temperature=config.training.temperature,
-            seed=config.evaluation.seed,
-            kl_estimator=config.evaluation.kl_estimator,
-            chat_template=config.model.chat_template,
             anchor=self.run.about()["sft"]["id"],
-            speech=speech_id(resolve_model(config.model.name)),
-            dtype=config.model.dtype,
+            sft=resolve_model(config.model.name),
+            samples_per_prompt=config.evaluation.training_samples_per_prompt,
         )
         subject = Subject(policy=policy, measured=self.trainable.sampling, anchor=self.trainable.at_sft)
         with self.trainable.holding_sft():

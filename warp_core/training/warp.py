@@ -159,23 +159,38 @@ def train_warp(
     run = prepare_run(config, out, resume=resume)
     config = run_config(run)
     devices = list(devices or devices_here())
-    for iteration in range(1, config.warp.iterations + 1):
-        if len(devices) == 1:
-            for policy in range(1, config.warp.policies + 1):
-                train_policy(
-                    run,
-                    config,
-                    iteration=iteration,
-                    policy=policy,
-                    device=devices[0],
-                    hear=hear,
-                    should_stop=should_stop,
-                )
-        else:
-            train_in_parallel(run, config, iteration, devices, hear=hear, should_stop=should_stop)
-        if iteration < config.warp.iterations:
-            _make_next_init(run, config, iteration)
+    if _is_finished(run, config):
+        return run  # which may be read-only
+    with run.held_for_training():
+        for iteration in range(1, config.warp.iterations + 1):
+            _train_iteration(run, config, iteration, devices, hear=hear, should_stop=should_stop)
+            if iteration < config.warp.iterations:
+                _make_next_init(run, config, iteration)
     return run
+
+
+def _is_finished(run: RunFolder, config: WarpConfig) -> bool:
+    iterations = config.warp.iterations
+    inits = all(run.init(iteration).is_dir() for iteration in range(2, iterations + 1))
+    return inits and len(run.finished_iterations(config.warp.policies)) >= iterations
+
+
+def _train_iteration(
+    run: RunFolder,
+    config: WarpConfig,
+    iteration: int,
+    devices: Sequence[torch.device],
+    *,
+    hear: Hear,
+    should_stop: Callable[[], bool],
+) -> None:
+    if len(devices) > 1:
+        train_in_parallel(run, config, iteration, devices, hear=hear, should_stop=should_stop)
+        return
+    for policy in range(1, config.warp.policies + 1):
+        train_policy(
+            run, config, iteration=iteration, policy=policy, device=devices[0], hear=hear, should_stop=should_stop
+        )
 
 
 def devices_here() -> list[torch.device]:

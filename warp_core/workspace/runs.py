@@ -15,18 +15,26 @@ RUN/
       summary.json              steps done, why it ended
     policy-2/ ...
   front.json, front.csv, front.html
+  process.json, .running        who trains it now; the lock on .running is held for as long as that process lives
 """
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from warp_core.errors import WorkspaceError
+from warp_core.workspace.publish import write_json_atomic
 
 __all__ = ["RunFolder", "open_run"]
 
 FORMAT = 1
+LOCK_NAME = ".running"
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,46 @@ class RunFolder:
         while all(self.checkpoint(len(done) + 1, m).is_dir() for m in range(1, policies + 1)):
             done.append(len(done) + 1)
         return done
+
+    @contextmanager
+    def held_for_training(self) -> Iterator[None]:
+        """Hold the run for this process, so that no other trains it and every other can see that it is being trained.
+
+        Raises:
+            WorkspaceError: another process holds it.
+        """
+        try:
+            # A look by `trainer` takes the lock for a moment: wait that long.
+            with self._lock(timeout_s=1.0):
+                write_json_atomic(self._process_file, {"pid": os.getpid()})
+                try:
+                    yield
+                finally:
+                    self._process_file.unlink(missing_ok=True)
+        except Timeout as error:
+            raise WorkspaceError(f"{self.path} is being trained by another process: wait for it, or stop it") from error
+
+    def trainer(self) -> int | None:
+        """Return the id of the process that trains this run now, or None."""
+        if not (self.path / LOCK_NAME).exists():
+            return None
+        try:
+            with self._lock(timeout_s=0.0):
+                return None
+        except Timeout:
+            try:
+                return int(json.loads(self._process_file.read_text(encoding="utf-8"))["pid"])
+            except (OSError, ValueError, KeyError, TypeError):
+                return None  # it holds the lock and has not said who it is yet
+        except OSError:
+            return None  # a read-only folder is not trained in
+
+    @property
+    def _process_file(self) -> Path:
+        return self.path / "process.json"
+
+    def _lock(self, *, timeout_s: float) -> FileLock:
+        return FileLock(self.path / LOCK_NAME, timeout=timeout_s, thread_local=False)
 
 
 def open_run(path: Path) -> RunFolder:
