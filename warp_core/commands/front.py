@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from warp_core.commands.answer import Answer
-from warp_core.commands.checks import require_file_place, require_room
-from warp_core.commands.measure import chosen_prompts, evaluation_asked, reward_asked, shared_results
-from warp_core.commands.models import open_all, require_iteration
+from warp_core.commands.checks import require_file_place
+from warp_core.commands.measure import evaluation_asked, reward_asked, shared_results
 from warp_core.commands.progress import Clock, describe, duration, say
 from warp_core.errors import CheckpointError, ConfigError
-from warp_core.evaluation.evaluate import evaluation_of
 from warp_core.evaluation.fronts import default_reference, hypervolume
 from warp_core.evaluation.points import Point
 from warp_core.evaluation.report import front_table, write_front_csv, write_front_html
 from warp_core.evaluation.series import Front, make_front
 from warp_core.evaluation.sweep import Ask, Sweep
-from warp_core.policy.loading import open_model
+from warp_core.policy.loading import open_all, open_model
 from warp_core.policy.model import pick_device
-from warp_core.policy.speech import speech_id
+from warp_core.policy.prompts import chosen_prompts
+from warp_core.policy.room import require_room
 from warp_core.rewards import load_reward
 from warp_core.training.config import EvaluationConfig, WarpConfig, config_from_mapping, config_to_mapping
+from warp_core.training.measuring import evaluation_for, held_out_prompts, require_iteration
 from warp_core.training.warp import reopen, sources_of
 from warp_core.weights import Recipe
 from warp_core.workspace.paths import find_run
@@ -95,9 +95,10 @@ def _hypervolumes(found: Front) -> list[dict[str, Any]]:
 
 def _front_of_run(args: Namespace) -> list[Point]:
     run, config = reopen(find_run(args.run))
-    prompts = chosen_prompts(args.prompts or str(run.prompts_file("evaluation")), args.num_prompts)
     if args.num_prompts is None and args.prompts is None:
-        prompts = prompts[: config.evaluation.prompts]
+        prompts = held_out_prompts(run, config)
+    else:
+        prompts = chosen_prompts(args.prompts or str(run.prompts_file("evaluation")), args.num_prompts)
     points = measure_run(
         run,
         _as_asked(config, args),
@@ -195,24 +196,11 @@ def measure_run(
 
 
 def _ask_of(run: RunFolder, config: WarpConfig, prompts: Sequence[str] | None) -> Ask:
-    settings = config.evaluation
-    if prompts is None:
-        prompts = chosen_prompts(str(run.prompts_file("evaluation")), None)[: settings.prompts]
+    prompts = tuple(prompts) if prompts is not None else held_out_prompts(run, config)
     reward = load_reward(config.reward.terms, device=str(pick_device()))
-    evaluation = evaluation_of(
-        prompts,
-        reward,
-        samples_per_prompt=settings.samples_per_prompt,
-        max_new_tokens=config.training.max_new_tokens,
-        temperature=config.training.temperature,
-        seed=settings.seed,
-        kl_estimator=settings.kl_estimator,
-        chat_template=config.model.chat_template,
-        anchor=run.about()["sft"]["id"],
-        speech=speech_id(resolve_model(config.model.name)),
-        dtype=config.model.dtype,
-    )
-    return Ask(prompts=tuple(prompts), reward=reward, evaluation=evaluation, batch_size=settings.batch_size)
+    sft = run.about()["sft"]["id"]
+    evaluation = evaluation_for(config, prompts, reward, anchor=sft, sft=resolve_model(config.model.name))
+    return Ask(prompts=prompts, reward=reward, evaluation=evaluation, batch_size=config.evaluation.batch_size)
 
 
 def _recipes(

@@ -5,23 +5,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from warp_core.commands.answer import Answer
-from warp_core.commands.checks import require_room
 from warp_core.commands.progress import describe, say
 from warp_core.errors import MismatchError, NonFiniteError, PromptError
 from warp_core.evaluation.evaluate import Subject, evaluation_of, measure
 from warp_core.evaluation.points import Evaluation, Point, point_from_samples
 from warp_core.policy.loading import load_checkpoint, open_model
 from warp_core.policy.model import DTYPES, Policy, pick_device
-from warp_core.policy.prompts import encode_prompts, read_prompts
+from warp_core.policy.prompts import chosen_prompts, encode_prompts
+from warp_core.policy.room import require_room
 from warp_core.policy.sampling import row_seed
 from warp_core.policy.sampling import sample as draw
 from warp_core.policy.speech import speech_id
 from warp_core.rewards import RewardBatch, RewardSum, load_reward
 from warp_core.weights import Checkpoint
-from warp_core.workspace.paths import cache_root
-from warp_core.workspace.results import Results
+from warp_core.workspace.results import Results, shared_results_file
 
-__all__ = ["chosen_prompts", "evaluate", "evaluation_asked", "reward_asked", "sample", "shared_results"]
+__all__ = ["evaluate", "evaluation_asked", "reward_asked", "sample", "shared_results"]
 
 
 def evaluate(args: Namespace) -> Answer:
@@ -73,18 +72,6 @@ def _require_same_vocabulary(policy: Checkpoint, anchor: Checkpoint) -> None:
         )
 
 
-def chosen_prompts(source: str, limit: int | None) -> tuple[str, ...]:
-    """Read prompts and keep the first `limit`; None keeps all.
-
-    Raises:
-        PromptError: the source cannot be read, or has fewer.
-    """
-    prompts = read_prompts(source)
-    if limit is not None and limit > len(prompts):
-        raise PromptError(f"--num-prompts {limit}: {source!r} has {len(prompts)}; ask for at most that many")
-    return prompts[:limit]
-
-
 def reward_asked(args: Namespace) -> RewardSum:
     """Load the rewards of the command line; without any, the bundled one."""
     return load_reward(args.reward or ["sentiment"], device=str(pick_device()))
@@ -111,7 +98,7 @@ def evaluation_asked(
 
 def shared_results() -> Results:
     """Open the results of what belongs to no run; `evaluate` and `front --init` find each other's points there."""
-    return Results(cache_root() / "results.sqlite")
+    return Results(shared_results_file())
 
 
 def _say_counted(done: int, total: int) -> None:

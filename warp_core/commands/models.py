@@ -9,9 +9,9 @@ from typing import Any
 from warp_core.commands.answer import Answer
 from warp_core.commands.checks import require_new_folder
 from warp_core.commands.progress import show_progress
-from warp_core.errors import CheckpointError, WorkspaceError
-from warp_core.policy.loading import open_model
-from warp_core.training.config import WarpConfig
+from warp_core.errors import CheckpointError
+from warp_core.policy.loading import open_all
+from warp_core.training.measuring import require_iteration
 from warp_core.training.warp import reopen, sources_of
 from warp_core.weights import (
     Checkpoint,
@@ -25,24 +25,9 @@ from warp_core.weights import (
 )
 from warp_core.weights.shards import parse_size
 from warp_core.workspace.paths import cache_root, find_run
-from warp_core.workspace.runs import RunFolder
 from warp_core.workspace.sources import resolve_model
 
-__all__ = ["check", "export", "geometry", "merge", "open_all", "require_iteration"]
-
-
-def open_all(init: str, policies: Sequence[str], *, base: str | None = None) -> tuple[Checkpoint, list[Checkpoint]]:
-    """Open an init and its policies. The base of an adapter is `base`, or the folder it names, or else the init's."""
-    opened = open_model(init, base=base)
-    return opened, [_open_policy(name, base=base, default=opened.full.path) for name in policies]
-
-
-def _open_policy(name: str, *, base: str | None, default: Path) -> Checkpoint:
-    folder = Path(name).expanduser()
-    named = adapter_base_name(folder) if folder.is_dir() else None
-    # An adapter made on another machine names a folder that is not here; one that is here is what it was made over.
-    lost = named is not None and not Path(named).expanduser().is_dir()
-    return open_model(name, base=base or (str(default) if lost else None))
+__all__ = ["check", "export", "geometry", "merge"]
 
 
 def geometry(args: Namespace) -> Answer:
@@ -169,12 +154,6 @@ def export(args: Namespace) -> Answer:
         progress=lambda done, total: show_progress("merging", done, total),
     )
     return _merged(report)
-
-
-def require_iteration(run: RunFolder, config: WarpConfig, iteration: int) -> None:
-    """Raise WorkspaceError for an iteration that a run will never have."""
-    if iteration > config.warp.iterations:
-        raise WorkspaceError(f"{run.path}: iteration {iteration}: this run has {config.warp.iterations}")
 
 
 def _last_iteration(finished: Sequence[int]) -> int:

@@ -9,12 +9,13 @@ from pathlib import Path
 from types import FrameType
 
 from warp_core.commands.answer import Answer
-from warp_core.commands.checks import require_new_folder, require_room
+from warp_core.commands.checks import require_new_folder
 from warp_core.commands.progress import Clock, duration, say, show_training
 from warp_core.errors import ConfigError
 from warp_core.policy.loading import open_model
 from warp_core.policy.model import pick_device
 from warp_core.policy.prompts import read_prompts
+from warp_core.policy.room import require_room
 from warp_core.rewards import load_reward
 from warp_core.training.config import WarpConfig, load_config
 from warp_core.training.policy_run import PolicyProgress

@@ -13,7 +13,15 @@ from warp_core.errors import PromptError
 from warp_core.workspace.assets import assets_root
 from warp_core.workspace.publish import write_text_atomic
 
-__all__ = ["BUILT_IN_PROMPTS", "PromptBatch", "encode_prompts", "prompts_id", "read_prompts", "write_prompts"]
+__all__ = [
+    "BUILT_IN_PROMPTS",
+    "PromptBatch",
+    "chosen_prompts",
+    "encode_prompts",
+    "prompts_id",
+    "read_prompts",
+    "write_prompts",
+]
 
 BUILT_IN_PROMPTS = ("reviews-train", "reviews-eval")
 
@@ -81,6 +89,18 @@ def read_prompts(source: str) -> tuple[str, ...]:
     if not prompts:
         raise PromptError(f"no prompt in {source!r}: it needs at least one line of text")
     return tuple(prompts)
+
+
+def chosen_prompts(source: str, limit: int | None) -> tuple[str, ...]:
+    """Read prompts and keep the first `limit`; None keeps all.
+
+    Raises:
+        PromptError: the source cannot be read, or has fewer.
+    """
+    prompts = read_prompts(source)
+    if limit is not None and limit > len(prompts):
+        raise PromptError(f"{limit} prompts asked for: {source!r} has {len(prompts)}; ask for at most that many")
+    return prompts[:limit]
 
 
 def write_prompts(path: Path, prompts: Sequence[str]) -> None:

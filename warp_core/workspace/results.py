@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from warp_core.errors import WorkspaceError
+from warp_core.workspace.paths import cache_root
 from warp_core.workspace.store import ResultsStore
 
-__all__ = ["Results"]
+__all__ = ["Results", "shared_results_file"]
+
+
+def shared_results_file() -> Path:
+    """Return where the points of models that belong to no run are kept."""
+    return cache_root() / "results.sqlite"
 
 
 class Results:
