@@ -96,7 +96,7 @@ def _hypervolumes(found: Front) -> list[dict[str, Any]]:
 def _front_of_run(args: Namespace) -> list[Point]:
     run, config = reopen(find_run(args.run))
     if args.num_prompts is None and args.prompts is None:
-        prompts = held_out_prompts(run, config)
+        prompts = held_out_prompts(str(run.prompts_file("evaluation")), config)
     else:
         prompts = chosen_prompts(args.prompts or str(run.prompts_file("evaluation")), args.num_prompts)
     points = measure_run(
@@ -196,7 +196,7 @@ def measure_run(
 
 
 def _ask_of(run: RunFolder, config: WarpConfig, prompts: Sequence[str] | None) -> Ask:
-    prompts = tuple(prompts) if prompts is not None else held_out_prompts(run, config)
+    prompts = tuple(prompts) if prompts is not None else held_out_prompts(str(run.prompts_file("evaluation")), config)
     reward = load_reward(config.reward.terms, device=str(pick_device()))
     sft = run.about()["sft"]["id"]
     evaluation = evaluation_for(config, prompts, reward, anchor=sft, sft=resolve_model(config.model.name))

@@ -10,7 +10,7 @@ from pathlib import Path
 from warp_core.errors import WorkspaceError
 from warp_core.evaluation.evaluate import evaluation_of
 from warp_core.evaluation.points import Evaluation
-from warp_core.policy.prompts import chosen_prompts
+from warp_core.policy.prompts import read_prompts
 from warp_core.policy.speech import speech_id
 from warp_core.rewards import RewardSum
 from warp_core.training.config import WarpConfig
@@ -53,9 +53,13 @@ def evaluation_for(
     )
 
 
-def held_out_prompts(run: RunFolder, config: WarpConfig) -> tuple[str, ...]:
-    """Return the prompts that the points of a run are measured on: the first so many of its own copy."""
-    return chosen_prompts(str(run.prompts_file("evaluation")), None)[: config.evaluation.prompts]
+def held_out_prompts(source: str, config: WarpConfig) -> tuple[str, ...]:
+    """Return what points are measured on: as many prompts of a file as configured, or all where it has fewer.
+
+    Raises:
+        PromptError: it cannot be read.
+    """
+    return read_prompts(source)[: config.evaluation.prompts]
 
 
 def require_iteration(run: RunFolder, config: WarpConfig, iteration: int) -> None:

@@ -239,7 +239,7 @@ class _Gauge:
     ) -> None:
         self.run, self.config, self.trainable = run, config, trainable
         self.iteration, self.policy = iteration, policy
-        self.prompts = held_out_prompts(run, config)
+        self.prompts = held_out_prompts(str(run.prompts_file("evaluation")), config)
         self.reward = reward
 
     def measure(self, step: int) -> Point:

@@ -58,12 +58,12 @@ def cache_root() -> Path:
     return Path(str(platformdirs.user_cache_dir("warp-core", appauthor=False)))
 
 
-def run_path(name: str) -> Path:
-    """The folder of the run called `name` in the workspace, existing or not.
+def run_path(name: str, *, root: Path | None = None) -> Path:
+    """The folder of the run called `name` in the workspace (or in another `root`), existing or not.
 
     Raises WorkspaceError if the name is not safe, or if a link of that name leads out of the workspace.
     """
-    root = workspace_root()
+    root = root or workspace_root()
     path = root / safe_name(name)
     if not path.resolve().is_relative_to(root.resolve()):
         raise WorkspaceError(f"{path} is a link that leads out of the workspace: give the folder itself as a path")
