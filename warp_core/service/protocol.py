@@ -18,6 +18,7 @@ __all__ = [
     "GeometryRequest",
     "Granularity",
     "Job",
+    "JobKind",
     "JobRequest",
     "JobState",
     "JudgeRequest",
@@ -41,6 +42,7 @@ Name = Annotated[str, Field(min_length=1, max_length=400)]
 Session = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 Method = Literal["slerp", "lerp", "slerp-weights"]
 Granularity = Literal["layer", "tensor", "model"]
+JobKind = Literal["preview", "measure", "prepare", "check", "geometry", "export", "judge"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -226,7 +228,7 @@ class Job(Model):
     """Something the engine does or did."""
 
     id: str
-    kind: Literal["preview", "measure", "prepare", "check", "geometry", "export", "judge"]
+    kind: JobKind
     session: str
     title: str
     """In words: `Measure SLERP at eta 0.3`."""

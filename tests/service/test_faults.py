@@ -1,0 +1,39 @@
+"""Exceptions in one line of plain words."""
+
+import errno
+
+import pytest
+
+import warp_core
+from warp_core import errors
+from warp_core.service.faults import Fault, explain
+
+
+class OutOfMemoryError(RuntimeError):
+    """Stands in for torch's."""
+
+
+def test_errors_of_ours_speak_for_themselves():
+    assert explain(errors.RecipeError("eta: 3\n is too large")) == Fault(message="eta: 3 is too large", is_users=True)
+    assert explain(errors.DivergedError("loss is NaN")) == Fault(message="loss is NaN")
+
+
+def test_a_full_disk_is_for_the_user_to_mend():
+    fault = explain(OSError(errno.ENOSPC, "No space left on device", "/runs/x"))
+    assert fault == Fault(message="/runs/x: No space left on device: mend that and try again", is_users=True)
+    assert explain(OSError(errno.EROFS, "Read-only file system")).message.startswith("the disk: Read-only")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")])
+def test_memory_in_plain_words(error):
+    fault = explain(error)
+    assert fault.message.startswith("out of memory: choose a smaller model")
+    assert (fault.is_users, fault.is_known) == (False, True)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), OSError(errno.EBADF, "Bad file"), SystemExit(3)])
+def test_anything_else_is_a_fault_of_ours(error):
+    fault = explain(error, see="the lines above")
+    name = type(error).__name__
+    said = f"a fault of warp-core {warp_core.__version__} ({name}): please report it with the lines above"
+    assert fault == Fault(message=said, is_known=False)

@@ -1,0 +1,50 @@
+"""What went wrong, in one line for people: the same words in a terminal, in a job and over HTTP."""
+
+import errno
+from dataclasses import dataclass
+
+import warp_core
+from warp_core.errors import UserError, WarpError
+
+__all__ = ["Fault", "explain"]
+
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+OUT_OF_MEMORY = "out of memory: choose a smaller model, fewer completions at once or a shorter length"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """An exception in words.
+
+    Attributes:
+        message: one line, without the word "error" and without a final full stop.
+        is_users: the user can mend it (exit code 2, HTTP 422).
+        is_known: it was foreseen; what was not belongs in a log with its trace.
+    """
+
+    message: str
+    is_users: bool = False
+    is_known: bool = True
+
+
+def explain(error: BaseException, *, see: str = "the lines in the log") -> Fault:
+    """Put an exception into words.
+
+    Args:
+        error: what was raised.
+        see: where the trace of an unforeseen exception is to be found.
+    """
+    if isinstance(error, WarpError):
+        return Fault(message=" ".join(str(error).split()), is_users=isinstance(error, UserError))
+    if isinstance(error, OSError) and error.errno in DISK_REFUSES:
+        return Fault(
+            message=f"{error.filename or 'the disk'}: {error.strerror}: mend that and try again", is_users=True
+        )
+    # torch's own class goes by its name: nothing here imports torch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Fault(message=OUT_OF_MEMORY)
+    version = warp_core.__version__
+    return Fault(
+        message=f"a fault of warp-core {version} ({type(error).__name__}): please report it with {see}",
+        is_known=False,
+    )
