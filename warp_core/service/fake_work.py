@@ -126,7 +126,7 @@ def _check(selection: p.Selection, world: World) -> CheckReport:
 
 def _export(request: p.ExportRequest, world: World) -> ExportReport:
     out = f"/workspace/exports/{request.name}"
-    files = ("config.json", "model.safetensors", "tokenizer.json", "warp_recipe.json", "README.md")
+    files: tuple[str, ...] = ("config.json", "model.safetensors", "tokenizer.json", "warp_recipe.json", "README.md")
     if request.form == "adapter":
         files = ("adapter_config.json", "adapter_model.safetensors", "warp_recipe.json", "README.md")
     texts = [completion(prompt, seed=0, index=0, distance=0.5, num_words=16) for prompt in PROMPTS[:3]]

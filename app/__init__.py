@@ -1,0 +1,10 @@
+"""The web app: Streamlit, tables and pictures. Everything it knows it asks of the engine; it never imports torch.
+
+server.py     `python -m app`: the web server with its settings and headers; config.py holds the settings
+main.py       what Streamlit runs: navigation, status, errors
+engine.py     the engine of this process, the id of a browser session
+view.py       everything that a link restores
+ui.py         small pieces that the pages share
+pages/        one module a page, each with `render()`
+components/   what runs in the browser: the pilot, the panes
+"""
