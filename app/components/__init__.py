@@ -1,0 +1,1 @@
+"""Client-side components (st.components.v2): what has to move faster than a script run."""
