@@ -1,0 +1,134 @@
+"""Training as processes: started, found again by another engine, stopped, resumed, and their ends told apart."""
+
+import json
+import time
+
+import psutil
+import pytest
+
+from tests.tiny import make_model
+from tests.training.runs import metrics, tiny_config, trained_bytes
+from warp_core.errors import ConfigError, WorkspaceError
+from warp_core.service.documents import RunState
+from warp_core.service.trainings import SILENT, Trainings
+from warp_core.training.config import config_to_mapping
+from warp_core.workspace.runs import RunFolder
+
+PATIENCE_S = 120
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.setenv("WARP_WORKSPACE", str(tmp_path / "work space"))
+    monkeypatch.setenv("WARP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path / "work space"
+
+
+@pytest.fixture
+def trainings(workspace):
+    made = Trainings(workspace)
+    yield made
+    made.close()
+    for file in workspace.glob(".training/*/process.json"):
+        try:
+            psutil.Process(json.loads(file.read_text())["pid"]).kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def mapping(tmp_path, **training):
+    model = tmp_path / "sft"
+    if not model.exists():
+        make_model("llama", model)
+    return config_to_mapping(tiny_config(tmp_path, model, reward={"terms": ["length"]}, training=training))
+
+
+def wait_for(condition):
+    end = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
+    return found
+
+
+def state(trainings, name, workspace):
+    run = RunFolder(workspace / name)
+    return trainings.state_of(name, run) if run.about_file.exists() else (trainings.summary_of_start(name).state, None)
+
+
+def test_a_run_trains_in_a_process_that_another_engine_finds_stops_and_resumes(trainings, workspace, tmp_path):
+    config = mapping(tmp_path, steps=[600], evaluate_every=0)
+    trainings.start("long", config)
+    run = RunFolder(workspace / "long")
+    wait_for(lambda: (run.policy(1, 1) / "metrics.jsonl").exists() and len(metrics(run.path)) > 2)
+    with pytest.raises(WorkspaceError, match="exists already"):
+        trainings.start("long", config)
+
+    trainings.close()
+    later = Trainings(workspace)  # the engine was restarted
+    assert later.state_of("long", run) == (RunState.RUNNING, None)
+    with pytest.raises(WorkspaceError, match="being trained already"):
+        later.resume("long", run)
+    later.stop("long", run)
+    wait_for(lambda: later.state_of("long", run)[0] is not RunState.RUNNING)
+    assert later.state_of("long", run) == (RunState.STOPPED, None)
+    steps = len(metrics(run.path))
+    assert 2 < steps < 600
+    with pytest.raises(WorkspaceError, match="not being trained"):
+        later.stop("long", run)
+
+    later.resume("long", run)
+    wait_for(lambda: len(metrics(run.path)) > steps)
+    pid = wait_for(run.trainer)
+    psutil.Process(pid).kill()
+    wait_for(lambda: later.state_of("long", run)[0] is not RunState.RUNNING)
+    assert later.state_of("long", run) == (RunState.STOPPED, SILENT)
+    assert trained_bytes(run.path), "a killed run leaves its state"
+    assert not psutil.pid_exists(pid), "its end is collected: no zombie is left"
+
+
+def test_a_run_that_cannot_begin_is_listed_with_the_reason_and_can_be_started_again(trainings, workspace, tmp_path):
+    broken = mapping(tmp_path) | {"model": {"name": str(tmp_path / "nothing here")}}
+    trainings.start("broken", broken)
+    assert trainings.names() == ["broken"]
+    summary = wait_for(lambda: (s := trainings.summary_of_start("broken")).state is not RunState.RUNNING and s)
+    assert summary.state is RunState.FAILED
+    assert "nothing here" in summary.error
+    assert "\n" not in summary.error
+    assert summary.model.endswith("nothing here")
+    make_model("llama", tmp_path / "nothing here")
+    trainings.start_again("broken")
+    wait_for((workspace / "broken/run.json").exists)
+    assert trainings.names() == []
+
+
+@pytest.mark.parametrize("name", ["../out", "", "a/b", "con", ".hidden", "x" * 101])
+def test_names_do_not_leave_the_workspace(trainings, name, tmp_path):
+    with pytest.raises(WorkspaceError):
+        trainings.start(name, {})
+
+
+def test_a_configuration_that_is_wrong_starts_nothing(trainings, workspace):
+    with pytest.raises(ConfigError, match=r"training\.mu"):
+        trainings.start("wrong", {"training": {"mu": 7}})
+    assert not (workspace / ".training").exists()
+
+
+def test_a_folder_that_is_no_run_is_left_alone(trainings, workspace):
+    (workspace / "thesis").mkdir(parents=True)
+    (workspace / "thesis/thesis.tex").write_text("x")
+    with pytest.raises(WorkspaceError, match="in the way"):
+        trainings.start("thesis", {})
+
+
+def test_the_id_of_a_process_that_is_gone_is_not_taken_for_the_run(trainings, workspace, tmp_path):
+    folder = workspace / ".training/old"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text("")
+    (folder / "process.json").write_text(json.dumps({"pid": psutil.Process().pid, "born": 12.0}))
+    assert trainings.summary_of_start("old").state is RunState.STOPPED
+    with pytest.raises(WorkspaceError, match="not being trained"):
+        trainings.stop("old", None)
+    with pytest.raises(WorkspaceError, match="no run called"):
+        trainings.summary_of_start("never")
