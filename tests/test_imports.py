@@ -28,6 +28,19 @@ BELOW: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 EVERYWHERE = {"errors", "environment"}
+# What the app may know of the engine: the wire and what is light. Everything else comes over HTTP.
+FOR_THE_APP = {
+    "errors",
+    "evaluation.preferences",
+    "service.client",
+    "service.documents",
+    "service.fake",
+    "service.interface",
+    "service.places",
+    "service.protocol",
+    "workspace.paths",
+}
+HEAVY = {"torch", "transformers", "peft", "safetensors"}
 DRAWING = {f"{ENGINE}/evaluation/{name}.py" for name in ("report", "page", "picture", "series")}
 
 
@@ -104,9 +117,38 @@ def test_only_the_report_draws():
     assert users_of("plotly", ENGINE) <= DRAWING
 
 
-@pytest.mark.parametrize("library", ["torch", "transformers", "peft", "safetensors"])
+@pytest.mark.parametrize("library", sorted(HEAVY))
 def test_the_app_knows_no_tensor(library: str):
     assert users_of(library, "app") == set()
+
+
+def test_the_app_knows_the_wire_alone():
+    wrong = {
+        str(path.relative_to(ROOT)): found
+        for path in sources("app")
+        if (
+            found := [
+                name
+                for name in imported_by(path)
+                if name.split(".")[0] == ENGINE and name.removeprefix(f"{ENGINE}.") not in FOR_THE_APP
+            ]
+        )
+    }
+    assert wrong == {}
+
+
+def test_what_the_app_imports_brings_no_tensor_library():
+    modules = sorted({f"{ENGINE}.{name}" for name in FOR_THE_APP} | {name for name in app_modules() if "pages" in name})
+    code = (
+        f"import sys, importlib; [importlib.import_module(name) for name in {modules}];"
+        f"print(sorted({HEAVY} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def app_modules() -> list[str]:
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sources("app")]
 
 
 def test_the_engine_does_not_know_the_app():
