@@ -22,6 +22,7 @@ from warp_core.policy.model import pick_device
 from warp_core.policy.prompts import chosen_prompts, read_prompts
 from warp_core.policy.room import require_room
 from warp_core.rewards import RewardSum, load_reward
+from warp_core.service.memo import Memo
 from warp_core.service.places import full_weights
 from warp_core.service.protocol import Place, Selection
 from warp_core.training.config import EvaluationConfig, WarpConfig
@@ -30,7 +31,7 @@ from warp_core.training.warp import Sources, run_config, sources_of
 from warp_core.weights import Recipe, make_recipe
 from warp_core.weights.checkpoints import require_unchanged
 from warp_core.workspace.assets import assets_root
-from warp_core.workspace.bundled import BUNDLED, bundled_run
+from warp_core.workspace.bundled import BUNDLED, bundled_run, is_bundled_run
 from warp_core.workspace.paths import run_path, workspace_root
 from warp_core.workspace.results import shared_results_file
 from warp_core.workspace.runs import RunFolder, open_run
@@ -52,6 +53,10 @@ class Library:
     Args:
         root: the workspace; None for `workspace_root()`.
         extra_runs: run folders elsewhere, known by their folder's name; they come before runs of the workspace.
+
+    Attributes:
+        root: the workspace.
+        memo: what was read for this library and still holds.
     """
 
     def __init__(self, root: Path | None = None, *, extra_runs: Sequence[Path] = ()) -> None:
@@ -63,6 +68,7 @@ class Library:
         self._loading = threading.Lock()
         self._sources: dict[tuple[object, ...], Sources] = {}
         self._rewards: dict[tuple[str, ...], RewardSum] = {}
+        self.memo = Memo()
 
     def run_names(self) -> list[str]:
         """Return the names of all runs: those of the workspace, the bundled one, the extra ones."""
@@ -89,6 +95,10 @@ class Library:
         if not path.is_dir():
             raise WorkspaceError(f"no run {name!r} in {self.root}: choose one of {', '.join(self.run_names()[:8])}")
         return open_run(path)
+
+    def is_bundled(self, name: str) -> bool:
+        """Whether a run is the one that ships with the project."""
+        return name == BUNDLED and name not in self._extra and is_bundled_run(self.run_folder(name).path)
 
     def run_of(self, selection: Selection) -> RunFolder | None:
         """Return the run of a selection; None where it names models.
@@ -123,16 +133,20 @@ class Library:
             WorkspaceError: there is no such run or iteration, or it is not finished.
         """
         run = self.run_of(selection)
-        stamp = run.config_file.stat().st_mtime_ns if run else 0
-        key = (selection.model_dump_json(), iteration, stamp)
+        key = _key(run, selection, iteration)
         with self._opening:
-            known = self._sources.pop(key, None)
+            known = self._sources.get(key)
             if known is None or not _is_unchanged(known):
                 known = self._open(run, selection, iteration)
-            self._sources[key] = known
-            for oldest in list(self._sources)[:-_KEPT]:
-                del self._sources[oldest]
+            # Replaced as a whole: `opened` reads it without waiting for an opening that takes long.
+            rest = [item for item in self._sources.items() if item[0] != key]
+            self._sources = dict([*rest[1 - _KEPT :], (key, known)])
         return known
+
+    def opened(self, selection: Selection, iteration: int) -> Sources | None:
+        """Return the checkpoints where `sources` has opened them before and they are the same; quick, opens nothing."""
+        known = self._sources.get(_key(self.run_of(selection), selection, iteration))
+        return known if known is not None and _is_unchanged(known) else None
 
     def _open(self, run: RunFolder | None, selection: Selection, iteration: int) -> Sources:
         if run is not None:
@@ -252,6 +266,11 @@ def _config_of(run: RunFolder, selection: Selection) -> WarpConfig:
 
 def _prompts_file(run: RunFolder | None) -> str:
     return str(run.prompts_file("evaluation")) if run else LOOSE_PROMPTS
+
+
+def _key(run: RunFolder | None, selection: Selection, iteration: int) -> tuple[object, ...]:
+    stamp = run.config_file.stat().st_mtime_ns if run else 0
+    return (selection.model_dump_json(), iteration, stamp)
 
 
 def _is_unchanged(sources: Sources) -> bool:

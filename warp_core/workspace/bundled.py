@@ -9,9 +9,9 @@ from pathlib import Path
 from warp_core.errors import WorkspaceError
 from warp_core.workspace.assets import assets_root
 from warp_core.workspace.paths import cache_root, run_path
-from warp_core.workspace.publish import check_manifest, publish_folder
+from warp_core.workspace.publish import MANIFEST_NAME, check_manifest, publish_folder
 
-__all__ = ["BUNDLED", "bundled_run"]
+__all__ = ["BUNDLED", "bundled_run", "is_bundled_run"]
 
 BUNDLED = "demo-run"
 _copying = threading.Lock()
@@ -33,6 +33,11 @@ def bundled_run(root: Path) -> Path:
             with suppress(WorkspaceError):
                 return _copied(source, run_path(BUNDLED, root=parent))
     return source
+
+
+def is_bundled_run(folder: Path) -> bool:
+    """Whether a folder is a copy of the bundled run, added to or not, or that run itself."""
+    return folder == assets_root() / BUNDLED or (folder / MANIFEST_NAME).is_file()
 
 
 def _copied(source: Path, out: Path) -> Path:

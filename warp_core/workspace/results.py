@@ -40,6 +40,10 @@ class Results:
         """All points, oldest first, whose fields have the given values."""
         return self._store.list_points(**where) if self._store else []
 
+    def items(self) -> list[tuple[str, dict[str, Any]]]:
+        """All points with their keys, oldest first."""
+        return list(zip(self._store.keys(), self._store.list_points(), strict=False)) if self._store else []
+
     def put_point(self, key: str, point: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] = ()) -> None:
         """Store a point durably. Raises WorkspaceError where the disk does not let us."""
         if self._store is None or not self._writable:
