@@ -40,6 +40,7 @@ def main() -> None:
         initial_sidebar_state=232,
         menu_items={"Get help": None, "Report a bug": None, "About": None},
     )
+    st.html(APP / "static" / "style.css")
     st.logo(str(APP / "static" / "logo.svg"), size="large")
     pages = [
         st.Page(_runner(name), title=title, icon=icon, url_path=name, default=name == "explore")
@@ -47,6 +48,7 @@ def main() -> None:
         if _exists(name)
     ]
     chosen = st.navigation(pages, position="sidebar")
+    view.follow_address()
     try:
         _open_selection()
         chosen.run()

@@ -60,7 +60,7 @@ def _tick_of(jobs: Sequence[Job], runs: Sequence[RunSummary]) -> float | None:
 
 def _draw() -> float | None:
     """Draw everything; return how often that is due again."""
-    with st.container(key="status", gap="small"):
+    with st.container(key="status", gap="xxsmall"):
         try:
             status, (jobs, runs) = engine().status(), _look()
         except EngineUnreachableError:

@@ -2,14 +2,16 @@
 
     ?run=demo-run&at=i2.slerp.e0.3.sft&pin=i1.slerp.e0.5.sft~half way&x=kl&y=reward&budget=10&q=The film&seed=3
 
-A `View` lives in the session and is written into the address whenever it changes. Streamlit clears the address when
-the page changes, and `keep_address` puts it back.
+A `View` lives in the session and is written into the address whenever it changes, so that the browser's Back button
+undoes a change: `follow_address` takes an older address over. Streamlit clears the address when the page changes, and
+`keep_address` puts it back.
 """
 
 import dataclasses
 import math
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -21,10 +23,22 @@ from warp_core.service.documents import RunSummary
 from warp_core.service.places import full_weights, parse_place, place_label, place_text
 from warp_core.service.protocol import Place, Selection
 
-__all__ = ["MAX_PINS", "RUN_VARIABLE", "Pin", "View", "choose_run", "current_view", "keep_address", "set_view"]
+__all__ = [
+    "MAX_PINS",
+    "RUN_VARIABLE",
+    "Pin",
+    "View",
+    "choose_run",
+    "current_view",
+    "follow_address",
+    "keep_address",
+    "set_view",
+]
 
 RUN_VARIABLE = "WARP_APP_RUN"
 MAX_PINS: Final = 12
+LATE_S: Final = 1.5
+"""For so long after a change a script run may still come with the address from before it."""
 MAX_TOKENS: Final = 256
 MAX_SEED: Final = 2**31 - 1
 MAX_PROMPT: Final = 4000
@@ -264,7 +278,7 @@ def _pin_text(pin: Pin) -> str:
 def current_view() -> View:
     """Return the view of this browser session; the first time it is read from the address."""
     if "view" not in st.session_state:
-        st.session_state["view"] = View.from_query({name: st.query_params.get_all(name) for name in st.query_params})
+        st.session_state["view"] = View.from_query(_address())
     return cast(View, st.session_state["view"])
 
 
@@ -279,8 +293,25 @@ def set_view(**changes: Any) -> View:
 def keep_address() -> None:
     """Write the view into the address where it is not there already."""
     wanted = current_view().to_query()
-    if {name: st.query_params.get_all(name) for name in st.query_params} != wanted:
+    if _address() != wanted:
         st.query_params.from_dict(wanted)
+        st.session_state["address_written_at"] = time.monotonic()
+
+
+def follow_address() -> None:
+    """Take over what the browser's Back and Forward buttons brought back; call it once at the start of a run.
+
+    An address without a selection is that of a page just switched to. One that differs right after it was written is
+    late: the browser asked for this run before it had heard of the change.
+    """
+    found = View.from_query(_address())
+    is_late = time.monotonic() - st.session_state.get("address_written_at", -math.inf) < LATE_S
+    if found.has_selection and not is_late and found != current_view():
+        st.session_state["view"] = found
+
+
+def _address() -> dict[str, list[str]]:
+    return {name: st.query_params.get_all(name) for name in st.query_params}
 
 
 def choose_run(runs: Sequence[RunSummary]) -> str | None:

@@ -58,8 +58,9 @@ class FakeEngine:
         with self._lock:
             for _ in range(ticks):
                 self._queue.advance(now=self._clock())
-                for run in self._runs.values():
-                    run.advance()
+                if self._pace is None or self._queue.ticks % TICKS_PER_STEP == 0:
+                    for run in self._runs.values():
+                        run.advance()
 
     def status(self) -> d.EngineStatus:
         """See `Engine`."""
@@ -289,6 +290,8 @@ class FakeEngine:
 
 
 TICKS_PER_PLACE = 6
+TICKS_PER_STEP = 100
+"""Of a training run, where ticks are of time: a run that trains does so for minutes."""
 
 
 def _ticks(request: p.JobRequest) -> int:
