@@ -2,6 +2,7 @@
 
 front_document(library, selection)              every stored point with the place that the sliders have for it
 sample_rows(library, selection, key)            the completions of one
+prediction_document(library, selection, 1)      the surface through the points of an iteration
 """
 
 import hashlib
@@ -15,18 +16,20 @@ from warp_core.errors import WorkspaceError
 from warp_core.evaluation.fronts import default_reference, dominated, hypervolume
 from warp_core.evaluation.points import Evaluation, Point
 from warp_core.evaluation.series import label as series_label
-from warp_core.service.documents import FrontDocument, FrontPoint, Metric, SampleRow
+from warp_core.service.documents import FrontDocument, FrontPoint, Metric, Prediction, SampleRow
 from warp_core.service.evaluations import default_evaluation, evaluation_notes
+from warp_core.service.geometry import stored_geometry
 from warp_core.service.library import Library
 from warp_core.service.memo import stamp_of
 from warp_core.service.places import place_label, single
 from warp_core.service.protocol import SFT, Place, Selection
+from warp_core.service.surfaces import prediction_through
 from warp_core.training.config import WarpConfig
 from warp_core.training.measuring import held_out_prompts
 from warp_core.training.warp import Sources
 from warp_core.workspace.results import Results
 
-__all__ = ["front_document", "sample_rows"]
+__all__ = ["front_document", "prediction_document", "sample_rows"]
 
 _KIND_ORDER = {"sft": 0, "policy": 1, "merge": 2, "training": 3}
 
@@ -77,6 +80,25 @@ def sample_rows(library: Library, selection: Selection, key: str) -> list[Sample
         if store.get_point(key) is None:
             raise WorkspaceError(f"there is no measured point {key[:100]!r}: measure it first")
         return [SampleRow.model_validate(sample) for sample in store.samples(key)]
+
+
+def prediction_document(library: Library, selection: Selection, iteration: int) -> Prediction | None:
+    """Return the surface through the measured points of an iteration and the SFT policy; None with fewer than four of
+    them, or where the geometry is not known yet.
+
+    Raises as `front_document` does.
+    """
+    front = front_document(library, selection)
+    geometry = stored_geometry(library, selection, iteration)
+    if geometry is None:
+        return None
+    config = library.config(selection)
+    num = config.warp.policies if config else len(selection.policies)
+    key = ("prediction", selection.model_dump_json(), iteration)
+    stamp = (front.revision, geometry)
+    return library.memo.get(
+        key, stamp, lambda: prediction_through(front, geometry, iteration=iteration, num_policies=num)
+    )
 
 
 def _document(library: Library, selection: Selection, opened: Sources | None) -> FrontDocument:

@@ -15,19 +15,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from warp_core.errors import UserError, WorkspaceError
 from warp_core.service.documents import GeometryDocument
 from warp_core.service.jobs import Context
 from warp_core.service.library import Library
 from warp_core.service.memo import stamp_of
-from warp_core.service.protocol import GeometryRequest, Granularity, Selection
+from warp_core.service.places import full_weights
+from warp_core.service.protocol import GeometryRequest, Granularity, Place, Selection
 from warp_core.training.warp import Sources
-from warp_core.weights import Geometry, compute_geometry
+from warp_core.weights import Geometry, Recipe, coefficients, compute_geometry
 from warp_core.workspace.paths import cache_root
 from warp_core.workspace.publish import write_text_atomic
 
-__all__ = ["compute", "known_geometry", "stored_geometry"]
+__all__ = ["coefficients_at", "compute", "known_geometry", "stored_geometry"]
 
 FORMAT = 1
 
@@ -62,6 +64,27 @@ def stored_geometry(library: Library, selection: Selection, iteration: int) -> G
         if opened is None or [found.init, *found.policies] == _ids(opened):
             return found
     return None
+
+
+def coefficients_at(found: Geometry, place: Place, num_policies: int) -> NDArray[np.float64]:
+    """Return c_LK of a place, theta = theta_init + sum_k c_k delta_k, on the columns of `stored_geometry`.
+
+    Raises:
+        GeometryError: the place has no path, because two task vectors are opposite.
+        RecipeError: the weights do not fit the number of policies.
+    """
+    policies, sft = found.policies[:num_policies], found.policies[num_policies:]
+    recipe = Recipe(
+        init=found.init,
+        policies=policies,
+        method=place.method,
+        weights=full_weights(place, num_policies),
+        eta=place.eta,
+        granularity=cast(Granularity, found.granularity),
+        towards=sft[0] if sft and (place.towards == "sft" or place.iteration == 1) else None,
+    )
+    merge = coefficients(recipe, found)
+    return np.concatenate([merge.coef_LM, merge.towards_L[:, None]], axis=1)[:, : len(found.policies)]
 
 
 def compute(library: Library, request: GeometryRequest, context: Context) -> dict[str, Any]:
