@@ -1,0 +1,244 @@
+"""The position card: recipe, metrics measured or predicted, differences to the reference, and what to do next."""
+
+from typing import Any
+
+import streamlit as st
+
+from app import ui
+from app.components.lines import Chart, Line, lines
+from app.components.panes import card
+from app.engine import engine
+from app.explore import actions
+from app.explore.differences import (
+    Difference,
+    default_evaluation,
+    difference,
+    metric_label,
+    paired,
+    point_at,
+    verdict,
+)
+from app.explore.formula import Share, formula, shares, shares_note
+from app.explore.mixing import mix, predict
+from app.explore.navigation import open_page
+from app.explore.state import Desk, kept, selection_key
+from warp_core.errors import GeometryError, RecipeError
+from warp_core.service.documents import FrontPoint, Metric
+from warp_core.service.places import place_label, same_place
+from warp_core.service.protocol import SFT, JobState, Place
+
+__all__ = ["PALETTE", "card_data", "draw_card", "metrics_at", "reference_of"]
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9", "#E69F00")
+GREY = "#8a94a0"
+_UNITS = {"kl": "nats per completion", "length": "tokens", "diversity": "0 to 1"}
+_ORDER = ("reward", "kl", "length", "diversity")
+
+
+def reference_of(desk: Desk) -> tuple[Place, str]:
+    """Return what differences are to: the place and its name."""
+    view = desk.view
+    if view.reference is not None and view.reference < len(view.pins):
+        return view.pins[view.reference].place, view.pins[view.reference].name
+    return SFT, "SFT policy"
+
+
+def card_data(desk: Desk) -> dict[str, Any]:
+    """Return what the card component draws."""
+    place, (reference, name) = desk.view.place, reference_of(desk)
+    point = point_at(desk.front, place)
+    coef_LK, why = _coefficients(desk, place)
+    found = [] if coef_LK is None or desk.geometry is None else shares(place, desk.geometry, coef_LK)
+    rows = _rows(desk, place, reference)
+    return {
+        "title": place_label(place, policy_names=desk.policy_names),
+        "is_measured": point is not None,
+        "badge": "measured" if point else "predicted" if rows else "not measured",
+        "formula": formula(place, desk.num_policies),
+        "shares": [_share_json(share) for share in found],
+        "shares_note": why or shares_note(found, len(desk.geometry.layers) if desk.geometry else 0),
+        "reference": name,
+        "rows": rows,
+        "note": _note(desk, point, bool(rows)),
+    }
+
+
+def draw_card(desk: Desk) -> None:
+    """Draw the card with its buttons, and the measurements that are on their way."""
+    with st.container(border=True, key="position"):
+        card(card_data(desk), key="position-card")
+        _buttons(desk)
+    for job in desk.active("measure"):
+        ui.job_progress(job, key="measure")
+    latest = next((job for job in desk.jobs if job.kind == "measure"), None)
+    if latest is not None and latest.state is JobState.FAILED:
+        ui.job_progress(latest, key="measure")
+    _per_layer(desk)
+
+
+def _buttons(desk: Desk) -> None:
+    view, busy = desk.view, desk.active("measure")
+    default = default_evaluation(desk.front)
+    is_measured = point_at(desk.front, view.place, evaluation=default) is not None
+    to_sweep = [one for one in actions.curve(view.place) if point_at(desk.front, one, evaluation=default) is None]
+    pinned = [index for index, pin in enumerate(view.pins) if same_place(pin.place, view.place)]
+    with st.container(horizontal=True, vertical_alignment="center", key="position-buttons"):
+        st.button(
+            "Measure",
+            key="measure",
+            type="primary",
+            disabled=is_measured or not desk.can_merge or bool(busy),
+            help="Measured already, in the same way." if is_measured else f"Samples {_effort(desk)} and scores them.",
+            on_click=actions.rerun_page(actions.measure),
+            args=([view.place],),
+        )
+        st.button(
+            "Sweep this curve",
+            key="sweep",
+            disabled=not to_sweep or not desk.can_merge or bool(busy),
+            help=f"Measures eta {', '.join(ui.number(one.eta, digits=1) for one in to_sweep)} with these weights."
+            if to_sweep
+            else "All points of this curve are measured.",
+            on_click=actions.rerun_page(actions.measure),
+            args=(to_sweep,),
+        )
+        st.button(
+            "Pinned" if pinned else "Pin",
+            key="pin",
+            disabled=bool(pinned),
+            on_click=actions.rerun_page(actions.pin),
+            args=(view.place,),
+        )
+        st.button(
+            "Make reference",
+            key="make-reference",
+            disabled=same_place(reference_of(desk)[0], view.place),
+            help="Differences are then to this point.",
+            on_click=actions.rerun_page(actions.make_reference),
+            args=(view.place,),
+        )
+        st.button("Export this", key="export", disabled=not desk.can_merge, on_click=open_page, args=("export",))
+        st.caption(f"A measurement takes {_effort(desk)}.")
+
+
+def _per_layer(desk: Desk) -> None:
+    found = st.expander("How much of each policy, layer by layer", key="per-layer", on_change="rerun")
+    if not found.open:
+        return
+    coef_LK, why = _coefficients(desk, desk.view.place)
+    if coef_LK is None or desk.geometry is None:
+        found.text(why)
+        return
+    layers, count = desk.geometry.layers, desk.num_policies
+    numbers = tuple(range(1, len(layers) + 1))
+    drawn = tuple(
+        Line(
+            name=desk.policy_names[m],
+            number=m + 1,
+            x_S=numbers,
+            y_S=tuple(coef_LK[:, m].tolist()),
+        )
+        for m in range(count)
+    )
+    with found:
+        chart, table = st.columns([3, 2])
+        with chart:
+            title = "Coefficient of each task vector"
+            lines(
+                [Chart(id="layers", title=title, lines=drawn)],
+                key="layer-lines",
+                label=title,
+                x_max=len(layers),
+                x_label="layer",
+            )
+        columns = {desk.policy_names[m]: coef_LK[:, m].round(4) for m in range(count)}
+        table.dataframe({"layer": list(layers)} | columns, hide_index=True, height=240)
+
+
+def _coefficients(desk: Desk, place: Place) -> tuple[Any, str]:
+    """The coefficients of a place in this iteration, or None and why not."""
+    if desk.geometry is None:
+        return None, "The geometry of the task vectors is being computed." if desk.can_merge else ""
+    try:
+        coef_LK = mix(place, desk.geometry)
+    except (GeometryError, RecipeError) as error:
+        return None, str(error)
+    return coef_LK, "" if coef_LK is not None else "Per layer, SLERP of weights is known to the engine only."
+
+
+def metrics_at(desk: Desk, place: Place) -> dict[str, Metric]:
+    """Return what the surface predicts at a place; empty where it cannot."""
+    same_iteration = place.iteration == desk.view.iteration
+    if desk.prediction is None or desk.geometry is None or not (same_iteration or place == SFT):
+        return {}
+    coef_LK, _ = _coefficients(desk, place)
+    if coef_LK is None:
+        return {}
+    errors = {name: surface.loo_rmse for name, surface in desk.prediction.surfaces.items()}
+    found = predict(desk.prediction, coef_LK, desk.geometry)
+    return {name: Metric(mean=mean, se=errors[name]) for name, mean in found.items()}
+
+
+def _rows(desk: Desk, place: Place, reference: Place) -> list[dict[str, Any]]:
+    point = point_at(desk.front, place)
+    evaluation = point.evaluation if point else default_evaluation(desk.front)
+    base = point_at(desk.front, reference, evaluation=evaluation)
+    mine = dict(point.metrics) if point else metrics_at(desk, place)
+    theirs = dict(base.metrics) if base else metrics_at(desk, reference)
+    pairs = _pairs(desk, point, base)
+    parts = sorted(name for name in mine if name.startswith("reward:"))
+    names = ["reward", *(parts if len(parts) > 1 else []), *_ORDER[1:]]
+    rows = []
+    for name in names:
+        if name not in mine:
+            continue
+        gap = pairs.get(name) or (difference(mine[name], theirs[name]) if name in theirs else None)
+        row = {"label": metric_label(name), "unit": _UNITS.get(name, ""), "is_predicted": point is None}
+        value = ui.measured(mine[name]) if point else f"\u2248 {ui.measured(mine[name])}"
+        rows.append(row | {"value": value} | _delta_json(name, gap, same_place(place, reference)))
+    return rows
+
+
+def _pairs(desk: Desk, point: FrontPoint | None, base: FrontPoint | None) -> dict[str, Difference]:
+    if point is None or base is None or point.key == base.key:
+        return {}
+    key = f"pairs {point.key} {point.n} {base.key} {base.n} {selection_key(desk.selection)}"
+    ask = engine().samples
+    found = kept(key, lambda: paired(ask(desk.selection, point.key), ask(desk.selection, base.key)))
+    return found or {}
+
+
+def _delta_json(name: str, gap: Difference | None, is_reference: bool) -> dict[str, str]:
+    if is_reference:
+        return {"delta": "", "direction": "same", "tone": "flat", "words": "is the reference"}
+    if gap is None:
+        return {"delta": ui.number(None), "direction": "same", "tone": "flat", "words": "reference not measured"}
+    tone, words = verdict(name, gap)
+    sign = "+" if gap.mean >= 0 else ui.MINUS
+    size = ui.measured(Metric(mean=abs(gap.mean), se=gap.se))
+    direction = "same" if words == "no clear difference" else "up" if gap.mean > 0 else "down"
+    return {"delta": f"{sign}{size}", "direction": direction, "tone": tone, "words": words}
+
+
+def _share_json(share: Share) -> dict[str, Any]:
+    color = GREY if share.policy is None else PALETTE[(share.policy - 1) % len(PALETTE)]
+    return {"name": share.name, "value": share.mean, "text": ui.number(share.mean), "color": color}
+
+
+def _effort(desk: Desk) -> str:
+    """What measuring one point takes, in words."""
+    settings = desk.config.get("evaluation", {})
+    prompts, samples = settings.get("prompts", 32), settings.get("samples_per_prompt", 2)
+    return f"{prompts} prompts with {samples} completions each"
+
+
+def _note(desk: Desk, point: FrontPoint | None, has_rows: bool) -> str:
+    if point is not None:
+        label = next((note.label for note in desk.front.evaluations if note.id == point.evaluation), point.evaluation)
+        return f"{label}. Differences are paired over prompts where both were measured."
+    if has_rows and desk.prediction is not None:
+        count = len(desk.prediction.keys)
+        return f"Predicted from {count} measured points; the error is that of predicting each of them from the others."
+    if not desk.can_merge:
+        return "No iteration of this run is finished yet: its policies can be merged when one is."
+    return "Not measured, and too few points to predict from: measure this one, or sweep the curve."
