@@ -14,6 +14,7 @@ __all__ = [
     "CheckRequest",
     "Completion",
     "ExportRequest",
+    "Failure",
     "Finite",
     "GeometryRequest",
     "Granularity",
@@ -249,6 +250,15 @@ class Job(Model):
     """Seconds since the job was submitted: `started`, `merged`, `first_token`, `sampled`, `scored`."""
     result: dict[str, Any] | None = None
     """By kind: CheckReport, GeometryDocument, ExportReport, JudgeReport as JSON; measure: {"keys": [...]}."""
+
+
+class Failure(Model):
+    """What is answered over HTTP in place of anything else, with a status of 400 or more."""
+
+    error: str
+    """One line: what happened, where, what to do."""
+    type: str
+    """Name of the class in `warp_core.errors`."""
 
 
 def _on_the_scale(score: float) -> float:
