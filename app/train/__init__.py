@@ -1,0 +1,1 @@
+"""The pieces of the Train page: the form, presets, an estimate, the list of runs, and the curves of one."""
