@@ -17,7 +17,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,6 +49,7 @@ _DRAWS = 4000
 _SEED = 20240624
 _MIN_RESAMPLED, _MAX_RESAMPLED = 8, 1000
 
+_Model = TypeVar("_Model", bound=Hashable)
 Thresholds = tuple[float, float, float]
 """Score differences above which one completion is slightly better, better, much better."""
 
@@ -187,7 +188,7 @@ def graded(differences: ArrayLike, thresholds: Thresholds | None = None) -> list
 
 
 def judged(
-    prompts: Sequence[Hashable], scores: Mapping[Hashable, Sequence[float]], thresholds: Thresholds | None = None
+    prompts: Sequence[Hashable], scores: Mapping[_Model, Sequence[float]], thresholds: Thresholds | None = None
 ) -> list[Judgement]:
     """Return what a scoring judge says of every pair of models, completion by completion.
 
