@@ -115,8 +115,9 @@ def panes(
 def card(data: dict[str, Any], *, key: str) -> None:
     """Draw the card of a position.
 
-    data: title, badge, is_measured; formula, lines of (text, kind); shares, each with name, value, text, color;
-    reference, the name of what differences are to; rows, each with label, unit, value, is_predicted, delta, direction
-    (up, down, same), tone (good, bad, flat) and words; shares_note and note, a line each.
+    data: either or both of
+        recipe: title, badge, is_measured; formula, lines of (text, kind); shares, each with name and text; note
+        metrics: title, badge, reference, the name of what differences are to; note; rows, each with label, unit, value,
+            is_predicted, delta, direction (up, down, same), tone (good, bad, flat) and words
     """
     _card(key=key, data=data)

@@ -18,19 +18,18 @@ from app.explore.differences import (
     point_at,
     verdict,
 )
-from app.explore.formula import Share, formula, shares, shares_note
+from app.explore.formula import formula, shares, shares_note
 from app.explore.mixing import mix, predict
-from app.explore.navigation import open_page
 from app.explore.state import Desk, kept, selection_key
+from app.links import open_page
 from warp_core.errors import GeometryError, RecipeError
 from warp_core.service.documents import FrontPoint, Metric
 from warp_core.service.places import place_label, same_place
 from warp_core.service.protocol import SFT, JobState, Place
 
-__all__ = ["PALETTE", "card_data", "draw_card", "metrics_at", "reference_of"]
+__all__ = ["PALETTE", "draw_card", "metrics_at", "metrics_data", "recipe_data", "reference_of"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9", "#E69F00")
-GREY = "#8a94a0"
 _UNITS = {"kl": "nats per completion", "length": "tokens", "diversity": "0 to 1"}
 _ORDER = ("reward", "kl", "length", "diversity")
 
@@ -43,20 +42,30 @@ def reference_of(desk: Desk) -> tuple[Place, str]:
     return SFT, "SFT policy"
 
 
-def card_data(desk: Desk) -> dict[str, Any]:
-    """Return what the card component draws."""
-    place, (reference, name) = desk.view.place, reference_of(desk)
-    point = point_at(desk.front, place)
+def recipe_data(desk: Desk) -> dict[str, Any]:
+    """Return what the card says of the model: name, formula, how much of each policy."""
+    place = desk.view.place
     coef_LK, why = _coefficients(desk, place)
     found = [] if coef_LK is None or desk.geometry is None else shares(place, desk.geometry, coef_LK)
+    is_measured = point_at(desk.front, place) is not None
+    return {
+        "title": place_label(place, policy_names=desk.policy_names),
+        "is_measured": is_measured,
+        "badge": "measured" if is_measured else "predicted" if metrics_at(desk, place) else "not measured",
+        "formula": formula(place, desk.num_policies),
+        "shares": [{"name": share.name, "text": ui.number(share.mean)} for share in found],
+        "note": why or shares_note(found, len(desk.geometry.layers) if desk.geometry else 0),
+    }
+
+
+def metrics_data(desk: Desk) -> dict[str, Any]:
+    """Return what the card says of its worth: metrics, and their differences to the reference."""
+    place, (reference, name) = desk.view.place, reference_of(desk)
+    point = point_at(desk.front, place)
     rows = _rows(desk, place, reference)
     return {
         "title": place_label(place, policy_names=desk.policy_names),
-        "is_measured": point is not None,
-        "badge": "measured" if point else "predicted" if rows else "not measured",
-        "formula": formula(place, desk.num_policies),
-        "shares": [_share_json(share) for share in found],
-        "shares_note": why or shares_note(found, len(desk.geometry.layers) if desk.geometry else 0),
+        "badge": "measured" if point else "predicted",
         "reference": name,
         "rows": rows,
         "note": _note(desk, point, bool(rows)),
@@ -66,14 +75,18 @@ def card_data(desk: Desk) -> dict[str, Any]:
 def draw_card(desk: Desk) -> None:
     """Draw the card with its buttons, and the measurements that are on their way."""
     with st.container(border=True, key="position"):
-        card(card_data(desk), key="position-card")
-        _buttons(desk)
+        left, right = st.columns([6, 7], gap="large")
+        with left:
+            card({"recipe": recipe_data(desk)}, key="position-recipe")
+            _buttons(desk)
+        with right:
+            card({"metrics": metrics_data(desk)}, key="position-metrics")
+        _per_layer(desk)
     for job in desk.active("measure"):
         ui.job_progress(job, key="measure")
     latest = next((job for job in desk.jobs if job.kind == "measure"), None)
     if latest is not None and latest.state is JobState.FAILED:
         ui.job_progress(latest, key="measure")
-    _per_layer(desk)
 
 
 def _buttons(desk: Desk) -> None:
@@ -118,11 +131,10 @@ def _buttons(desk: Desk) -> None:
             args=(view.place,),
         )
         st.button("Export this", key="export", disabled=not desk.can_merge, on_click=open_page, args=("export",))
-        st.caption(f"A measurement takes {_effort(desk)}.")
 
 
 def _per_layer(desk: Desk) -> None:
-    found = st.expander("How much of each policy, layer by layer", key="per-layer", on_change="rerun")
+    found = st.expander("How much of each policy, layer by layer", key="per-layer", type="compact", on_change="rerun")
     if not found.open:
         return
     coef_LK, why = _coefficients(desk, desk.view.place)
@@ -192,8 +204,9 @@ def _rows(desk: Desk, place: Place, reference: Place) -> list[dict[str, Any]]:
     for name in names:
         if name not in mine:
             continue
-        gap = pairs.get(name) or (difference(mine[name], theirs[name]) if name in theirs else None)
-        row = {"label": metric_label(name), "unit": _UNITS.get(name, ""), "is_predicted": point is None}
+        gap = difference(mine[name], theirs[name], pairs.get(name)) if name in theirs else None
+        unit = "part of the reward" if name.startswith("reward:") else _UNITS.get(name, "")
+        row = {"label": metric_label(name), "unit": unit, "is_predicted": point is None}
         value = ui.measured(mine[name]) if point else f"\u2248 {ui.measured(mine[name])}"
         rows.append(row | {"value": value} | _delta_json(name, gap, same_place(place, reference)))
     return rows
@@ -218,11 +231,6 @@ def _delta_json(name: str, gap: Difference | None, is_reference: bool) -> dict[s
     size = ui.measured(Metric(mean=abs(gap.mean), se=gap.se))
     direction = "same" if words == "no clear difference" else "up" if gap.mean > 0 else "down"
     return {"delta": f"{sign}{size}", "direction": direction, "tone": tone, "words": words}
-
-
-def _share_json(share: Share) -> dict[str, Any]:
-    color = GREY if share.policy is None else PALETTE[(share.policy - 1) % len(PALETTE)]
-    return {"name": share.name, "value": share.mean, "text": ui.number(share.mean), "color": color}
 
 
 def _effort(desk: Desk) -> str:

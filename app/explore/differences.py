@@ -77,8 +77,10 @@ def paired(first: Sequence[SampleRow], second: Sequence[SampleRow]) -> dict[str,
     return found
 
 
-def difference(metric: Metric, reference: Metric) -> Difference:
-    """Return metric - reference as if their samples had nothing in common."""
+def difference(metric: Metric, reference: Metric, pair: Difference | None = None) -> Difference:
+    """Return metric - reference; its error is that of the `pair`, else as if their samples had nothing in common."""
+    if pair is not None:
+        return Difference(mean=metric.mean - reference.mean, se=pair.se, is_paired=True)
     errors = (metric.se, reference.se)
     se = None if None in errors else math.hypot(*(error or 0.0 for error in errors))
     return Difference(mean=metric.mean - reference.mean, se=se, is_paired=False)

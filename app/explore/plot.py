@@ -14,7 +14,7 @@ from warp_core.errors import EngineUnreachableError
 __all__ = ["TICK_S", "draw_plot"]
 
 TICK_S = 1.0
-_HEIGHT = 480
+_HEIGHT = 510
 _FRESH, _HIDDEN = "explore_fresh_desk", "explore_hidden"
 _LIVE_JOBS = ("measure", "geometry")
 

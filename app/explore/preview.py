@@ -20,7 +20,7 @@ from warp_core.service.protocol import Completion, Job, JobState, Pane
 __all__ = ["TICK_S", "draw_panes", "pane_choice", "pane_views", "side_name"]
 
 TICK_S = 0.2
-_ROLES = {"left": "left", "current": "current merge", "right": "right"}
+_ROLES = {"left": "left", "current": "middle", "right": "right"}
 
 
 def draw_panes(desk: Desk, *, show_differences: bool) -> None:
@@ -85,13 +85,14 @@ def pane_views(
         why = _why_stale(written.shown, wanted, index) if written else None
         if written and why is None and latest is not None and written.shown.job_id != latest.job_id:
             why = ""
+        title, label = side_name(view, side), place_label(place, policy_names=names)
         state = _state(job, pane) if is_coming else "done" if written else "empty"
         found.append(
             PaneView(
                 id=side,
-                title=side_name(view, side, names),
+                title=title,
                 role=_ROLES[side],
-                recipe=place_label(place, policy_names=names),
+                recipe="" if label == title else label,
                 state=state,
                 status=_status(job, pane, wanted) if is_coming else "",
                 share=_share(view, side),
@@ -106,10 +107,10 @@ def pane_views(
     return found
 
 
-def side_name(view: View, side: str, names: Sequence[str] = ()) -> str:
-    """Return what a pane is called: the current recipe, or what was chosen for its side."""
+def side_name(view: View, side: str) -> str:
+    """Return what a pane is called."""
     if side == "current":
-        return place_label(view.place, policy_names=names)
+        return "Current merge"
     return pane_choice(view, view.left if side == "left" else view.right)
 
 
@@ -189,7 +190,7 @@ def _completion(completion: Completion) -> CompletionView:
         facts.append(("KL", ui.number(completion.kl)))
     if completion.done:
         facts.append(("tokens", str(completion.num_tokens)))
-    return CompletionView(text=completion.text, done=completion.done, facts=tuple(facts))
+    return CompletionView(text=completion.text.lstrip(), done=completion.done, facts=tuple(facts))
 
 
 def _blinded(views: Sequence[PaneView], order: Sequence[int] | None) -> list[PaneView]:

@@ -1,6 +1,7 @@
 """What to explore: a run and its iteration, or checkpoints on disk, which are checked before anything is loaded."""
 
 from collections.abc import Sequence
+
 import streamlit as st
 from pydantic import ValidationError
 
@@ -26,24 +27,16 @@ def draw_selection(view: View, runs: Sequence[RunSummary]) -> None:
     options = [run.name for run in runs] + [DISK]
     st.session_state["explore_run"] = DISK if on_disk else view.run
     summary = next((run for run in runs if run.name == view.run), None)
-    with st.container(horizontal=True, vertical_alignment="bottom", key="selection"):
+    with st.container(horizontal=True, vertical_alignment="center", key="selection"):
         st.selectbox(
             "Run",
             options,
             format_func=lambda name: "Checkpoints on disk" if name == DISK else name,
             key="explore_run",
             on_change=_choose,
+            label_visibility="collapsed",
             width=260,
         )
-        if not on_disk and summary is not None and summary.finished_iterations > 1:
-            st.session_state["explore_iteration"] = view.iteration
-            st.segmented_control(
-                "Iteration",
-                range(1, summary.finished_iterations + 1),
-                required=True,
-                key="explore_iteration",
-                on_change=_choose_iteration,
-            )
         st.text(_about(view, summary, on_disk=on_disk))
     if on_disk:
         _draw_form(view)
@@ -94,11 +87,6 @@ def _open(fresh: View) -> None:
         views[selection_key(view.selection)] = view
     again = views.get(selection_key(fresh.selection), fresh)
     set_view(**{name: value for name, value in vars(again).items() if name != "notes"}, notes=())
-
-
-def _choose_iteration() -> None:
-    place = current_view().place
-    actions.go_to(place.model_copy(update={"iteration": int(st.session_state["explore_iteration"])}))
 
 
 def _draw_form(view: View) -> None:

@@ -38,13 +38,10 @@ def render() -> None:
     draw_plot(desk)
     st.subheader("Side by side", anchor=False)
     draw_side_by_side(desk)
-    pins, votes = st.columns([3, 2], gap="large")
-    with pins:
-        st.subheader("Pins", anchor=False)
-        draw_pins(desk)
-    with votes:
-        st.subheader("Votes", anchor=False)
-        draw_summary(desk)
+    st.subheader("Preference scores", anchor=False)
+    draw_summary(desk)
+    st.subheader("Pins", anchor=False)
+    draw_pins(desk)
 
 
 def _first_texts(desk: Desk) -> None:

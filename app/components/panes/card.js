@@ -19,20 +19,29 @@ function drawFormula(parent, line) {
   }
 }
 
-function drawShares(parent, shares) {
-  const list = make("ul", "shares", parent);
-  for (const share of shares) {
+function drawRecipe(root, recipe) {
+  const part = make("section", "recipe", root);
+  const head = make("div", "head", part);
+  make("h3", "title", head, recipe.title);
+  make("span", `badge ${recipe.is_measured ? "measured" : "predicted"}`, head, recipe.badge);
+  const formula = make("div", "formula", part);
+  for (const line of recipe.formula) drawFormula(formula, line);
+  const list = make("ul", "shares", part);
+  for (const share of recipe.shares) {
     const item = make("li", "", list);
     make("span", "name", item, share.name);
-    const bar = make("span", "bar", item);
-    const fill = make("span", "fill", bar);
-    fill.style.width = `${Math.min(100, Math.abs(100 * share.value)).toFixed(1)}%`;
-    fill.style.background = share.color;
     make("span", "amount", item, share.text);
   }
+  make("p", "note", part, recipe.note);
 }
 
-function drawMetrics(parent, data) {
+function drawMetrics(root, data) {
+  const part = make("section", "worth", root);
+  if (data.rows.length) drawTable(part, data);
+  make("p", "note", part, data.note);
+}
+
+function drawTable(parent, data) {
   const table = make("table", "metrics", parent);
   make("caption", "hidden", table, `Metrics of ${data.title}, and their difference to ${data.reference}`);
   const head = make("tr", "", make("thead", "", table));
@@ -65,15 +74,6 @@ export default function ({ data, parentElement }) {
   if (root.dataset.shown === shown) return;
   root.dataset.shown = shown;
   root.replaceChildren();
-  const left = make("section", "recipe", root);
-  const head = make("div", "head", left);
-  make("h3", "title", head, data.title);
-  make("span", `badge ${data.is_measured ? "measured" : "predicted"}`, head, data.badge);
-  const formula = make("div", "formula", left);
-  for (const line of data.formula) drawFormula(formula, line);
-  if (data.shares.length) drawShares(left, data.shares);
-  make("p", "note", left, data.shares_note);
-  const right = make("section", "worth", root);
-  if (data.rows.length) drawMetrics(right, data);
-  make("p", "note", right, data.note);
+  if (data.recipe) drawRecipe(root, data.recipe);
+  if (data.metrics) drawMetrics(root, data.metrics);
 }

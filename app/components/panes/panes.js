@@ -61,12 +61,11 @@ function buildPane(grid) {
   const root = make("section", "pane", grid);
   const head = make("header", "head", root);
   const title = make("h3", "title", head);
-  const role = make("span", "role", head);
   const status = make("span", "status", head);
   status.setAttribute("aria-live", "polite");
   const recipe = make("p", "recipe", root);
   const body = make("div", "body", root);
-  return { root, title, role, status, recipe, body, completions: [] };
+  return { root, title, status, recipe, body, completions: [] };
 }
 
 function buildCompletion(body) {
@@ -122,7 +121,6 @@ function drawPane(view, pane, first, data) {
   view.root.style.setProperty("--share", pane.share === null ? "50%" : `${Math.round(100 * pane.share)}%`);
   view.root.classList.toggle("plain", pane.share === null);
   put(view.title, pane.title);
-  put(view.role, pane.role);
   put(view.status, pane.status || STATES[pane.state]);
   put(view.recipe, pane.stale ? `Text of ${pane.stale_recipe}` : pane.recipe);
   const wanted = Math.max(1, pane.completions.length, data.num_completions);
