@@ -227,8 +227,9 @@ def _delta_json(name: str, gap: Difference | None, is_reference: bool) -> dict[s
     if gap is None:
         return {"delta": ui.number(None), "direction": "same", "tone": "flat", "words": "reference not measured"}
     tone, words = verdict(name, gap)
-    sign = "+" if gap.mean >= 0 else ui.MINUS
     size = ui.measured(Metric(mean=abs(gap.mean), se=gap.se))
+    is_zero = float(size.split()[0]) == 0
+    sign = "" if is_zero else "+" if gap.mean > 0 else ui.MINUS
     direction = "same" if words == "no clear difference" else "up" if gap.mean > 0 else "down"
     return {"delta": f"{sign}{size}", "direction": direction, "tone": tone, "words": words}
 
@@ -246,7 +247,10 @@ def _note(desk: Desk, point: FrontPoint | None, has_rows: bool) -> str:
         return f"{label}. Differences are paired over prompts where both were measured."
     if has_rows and desk.prediction is not None:
         count = len(desk.prediction.keys)
-        return f"Predicted from {count} measured points; the error is that of predicting each of them from the others."
+        return (
+            f"Predicted from {count} measured points; the error is that of predicting each of them from the others. "
+            f"Measuring takes {_effort(desk)}."
+        )
     if not desk.can_merge:
         return "No iteration of this run is finished yet: its policies can be merged when one is."
-    return "Not measured, and too few points to predict from: measure this one, or sweep the curve."
+    return f"Not measured, and nothing to predict from yet. Measuring takes {_effort(desk)}, a sweep six times as many."

@@ -47,8 +47,8 @@ def formula(place: Place, num_policies: int) -> list[Line]:
         lines.append(
             [(f"{THETA} = (1 {MINUS} {ETA}) {DOT} ", ""), *_theta(start), (f" + {ETA} {DOT} ", ""), *_theta(merged)]
         )
-        numbers = [(number(1 - place.eta), "num"), (f" {DOT} ", ""), *_theta(start), (" + ", "")]
-        lines.append([("  = ", ""), *numbers, (number(place.eta), "num"), (f" {DOT} ", ""), *_theta(merged)])
+        numbers = [(_factor(1 - place.eta), "num"), (f" {DOT} ", ""), *_theta(start), (" + ", "")]
+        lines.append([("  = ", ""), *numbers, (_factor(place.eta), "num"), (f" {DOT} ", ""), *_theta(merged)])
     if not ones:
         lines.append(_merge_line(place, weights, merged))
     return lines
@@ -81,6 +81,12 @@ def _share(name: str, values_L: NDArray[np.float64], policy: int | None) -> Shar
     return Share(name=name, mean=mean, low=low, high=high, policy=policy)
 
 
+def _factor(value: float) -> str:
+    """A factor that was set: as many decimals as it has, up to three."""
+    text = f"{abs(value):.3f}".rstrip("0").rstrip(".")
+    return f"{MINUS}{text}" if value < 0 and text != "0" else text
+
+
 def _theta(index: str) -> Line:
     return [(THETA, ""), (index, "sub")]
 
@@ -89,9 +95,9 @@ def _merge_line(place: Place, weights: Sequence[float], merged: str) -> Line:
     line: Line = [*_theta(merged), (" = ", "")]
     if place.method == "lerp":
         for m, weight in enumerate(weights, 1):
-            line += [*([(" + ", "")] if m > 1 else []), (number(weight), "num"), (f" {DOT} ", ""), *_theta(str(m))]
+            line += [*([(" + ", "")] if m > 1 else []), (_factor(weight), "num"), (f" {DOT} ", ""), *_theta(str(m))]
         return line
     line.append((f"{_NAMES[place.method]}(", ""))
     for m, weight in enumerate(weights, 1):
-        line += [*([(", ", "")] if m > 1 else []), *_theta(str(m)), (" at ", ""), (number(weight), "num")]
+        line += [*([(", ", "")] if m > 1 else []), *_theta(str(m)), (" at ", ""), (_factor(weight), "num")]
     return [*line, (")", "")]
