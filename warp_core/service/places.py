@@ -48,7 +48,7 @@ def full_weights(place: Place, num_policies: int) -> tuple[float, ...]:
 
 def is_sft(place: Place) -> bool:
     """Whether the place is the SFT policy itself."""
-    return place.eta == 0 and (place.towards == "sft" or place.iteration == 1)
+    return place.eta <= _TOLERANCE and (place.towards == "sft" or place.iteration == 1)
 
 
 def same_place(first: Place, second: Place) -> bool:
