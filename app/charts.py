@@ -6,6 +6,7 @@ Colours come from the app's theme, so that traces take none of their own: the n-
 from typing import Any
 
 import plotly.graph_objects as go
+import plotly.io
 
 # Importing it makes the template of the app's theme known to plotly; otherwise the first figure misses it.
 import streamlit.elements.plotly_chart  # noqa: F401
@@ -13,6 +14,8 @@ import streamlit.elements.plotly_chart  # noqa: F401
 __all__ = ["CONFIG", "SEQUENTIAL", "figure", "plain"]
 
 SEQUENTIAL = "Cividis"
+THEME_COLORS = 6
+"""Of `chartCategoricalColors` in app/.streamlit/config.toml."""
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 """For `st.plotly_chart(config=...)`."""
 
@@ -37,6 +40,8 @@ def figure(*traces: Any, height: int, x: str, y: str, legend: bool = True, **lay
     made = go.Figure(list(traces))
     made.update_layout(
         template="streamlit",
+        # Streamlit's template has ten places for colours of the theme and plotly refuses them all if one stays empty.
+        colorway=plotly.io.templates["streamlit"].layout.colorway[:THEME_COLORS],
         height=height,
         margin={"l": 10, "r": 10, "t": 34 if legend else 10, "b": 10},
         showlegend=legend,

@@ -12,7 +12,7 @@ __all__ = ["open_page", "open_run"]
 def open_page(name: str) -> None:
     """Go to a page of the app by the name of its module; the view stays and so does the address."""
     # Streamlit finds pages by the path of their address; what this one would draw is never asked for.
-    st.switch_page(st.Page(_nothing, title=name, url_path=name))
+    st.switch_page(st.Page(_nothing, title=name, url_path=name), query_params=current_view().to_query())
 
 
 def open_run(run: RunSummary) -> None:

@@ -166,7 +166,7 @@ def _histogram(document: GeometryDocument, unit: str) -> None:
     else:
         traces = [go.Histogram(x=known, xbins=bins, name=f"all {len(pairs)} pairs")]
     made = figure(*traces, height=300, x="angle between task vectors, degrees", y=f"{unit}s", barmode="stack")
-    made.add_vline(x=90, line={"dash": "dot", "width": 1})
+    made.add_vline(x=90, line={"dash": "dot", "width": 1.5, "color": "#808890"})
     _chart(made, key="geometry-histogram", title="Angles between task vectors", note="The paper's figure 11")
 
 
@@ -187,16 +187,16 @@ def _both(document: GeometryDocument, unit: str) -> None:
     made = figure(*traces, height=300, x="angle, degrees", y=f"{unit}s x pairs", barmode="overlay")
     made.update_xaxes(range=[0, max(100.0, float(np.nanmax(angles)) + 5)])
     note = "Near 90 degrees for task vectors, near 0 for full weights: SLERP makes a difference only for the former"
-    _chart(made, key="geometry-both", title="Beside those of the full weights", note=note)
+    _chart(made, key="geometry-both", title="Task vectors and full weights", note=note)
 
 
 def _heatmaps(document: GeometryDocument, unit: str) -> None:
     if len(document.layers) * len(pairs_of(len(document.policies))) > MAX_HEATMAP * 60:
         return
     full = full_angles_LP(document)
-    _heatmap(document, angles_LP(document), unit, key="geometry-heat", title="Task vectors, degrees")
+    _heatmap(document, angles_LP(document), unit, key="geometry-heat", title="Angles of task vectors by layer, degrees")
     if full is not None:
-        _heatmap(document, full, unit, key="geometry-heat-full", title="Full weights, degrees")
+        _heatmap(document, full, unit, key="geometry-heat-full", title="Angles of full weights by layer, degrees")
 
 
 def _heatmap(document: GeometryDocument, values_LP: Any, unit: str, *, key: str, title: str) -> None:

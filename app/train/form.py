@@ -198,7 +198,7 @@ def _step(default: float) -> float:
 
 def _problem(problem: str | None) -> None:
     if problem:
-        st.markdown(f":red[{markdown_escaped(problem)}]")
+        st.caption(f":red[{markdown_escaped(problem)}]")
 
 
 def _reward(draft: Draft, looked: Looked) -> None:

@@ -37,9 +37,10 @@ GROUPS: Mapping[str, Rows] = {
     "Merging": (("merge.method", "merge.granularity", "merge.weights"),),
     "Measuring and saving": (
         ("training.evaluate_every", "training.save_every"),
-        ("evaluation.prompts", "evaluation.samples_per_prompt", "evaluation.training_samples_per_prompt"),
+        ("evaluation.prompts", "evaluation.samples_per_prompt"),
+        ("evaluation.training_samples_per_prompt", "evaluation.batch_size"),
         ("evaluation.etas", "evaluation.methods"),
-        ("evaluation.kl_estimator", "evaluation.batch_size", "evaluation.seed"),
+        ("evaluation.kl_estimator", "evaluation.seed"),
     ),
 }
 
@@ -58,10 +59,10 @@ _LABELS = {
     "prompts.evaluation": "Held-out prompts",
     "training.steps": "Steps T",
     "training.completions_per_prompt": "Completions per prompt k",
-    "training.beta": "KL weight beta",
-    "training.mu": "EMA rate mu",
+    "training.beta": "KL beta",
+    "training.mu": "EMA mu",
     "training.max_new_tokens": "Tokens per completion",
-    "training.max_grad_norm": "Gradient norm limit",
+    "training.max_grad_norm": "Gradient limit",
     "training.kl_ceiling": "KL ceiling",
     "training.micro_batch": "Micro-batch",
     "training.warmup_steps": "Warm-up steps",
@@ -71,7 +72,7 @@ _LABELS = {
     "warp.policies": "Policies M",
     "warp.iterations": "Iterations I",
     "evaluation.prompts": "Prompts",
-    "evaluation.training_samples_per_prompt": "Samples on training curves",
+    "evaluation.training_samples_per_prompt": "Samples on curves",
     "evaluation.kl_estimator": "KL estimator",
     "evaluation.seed": "Evaluation seed",
 }

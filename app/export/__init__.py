@@ -1,0 +1,1 @@
+"""The pieces of the Export page: which model, in which form, and what was written."""
