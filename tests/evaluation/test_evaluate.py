@@ -7,9 +7,11 @@ from tests.tiny import make_model
 from tests.toy import CPU, all_completions, toy_policy
 from tests.training.helpers import letters, make_trainable, reward_of
 from warp_core.errors import DivergedError
-from warp_core.evaluation.evaluate import Subject, evaluation_of, measure
+from warp_core.evaluation.evaluate import Subject, completion_kl, evaluation_of, measure
 from warp_core.policy.logprobs import token_logprobs
 from warp_core.policy.model import load_policy
+from warp_core.policy.prompts import encode_prompts
+from warp_core.policy.sampling import sample as draw
 
 PROMPTS = ["a", "the film was", "in the end I think that", "no"]
 ASKED = {
@@ -177,3 +179,51 @@ def test_no_batch_is_larger_than_asked(num_prompts, k, batch_size, expected):
     batches = list(_batches(num_prompts, k, batch_size))
     assert batches == expected
     assert max(len(places) * len(numbers) for places, numbers in batches) <= batch_size
+
+
+def test_other_work_between_two_tokens_changes_no_number_and_can_end_the_measurement(tmp_path):
+    policy, sft = two_models(tmp_path)
+    subject = Subject(policy=policy, reference=sft)
+    want = measure(subject, PROMPTS, reward_of(), ask(), batch_size=6)
+    events = []
+
+    def other_work() -> None:
+        events.append("between")
+        if len(events) % 5 == 0:
+            measure(Subject(policy=policy), ["x"], reward_of(), ask(["x"], samples_per_prompt=1, max_new_tokens=2))
+
+    got = measure(
+        subject,
+        PROMPTS,
+        reward_of(),
+        ask(),
+        batch_size=6,
+        progress=lambda done, total: events.append(f"{done} of {total}"),
+        between=other_work,
+    )
+    assert got == want
+    assert [event for event in events if event != "between"] == ["6 of 12", "12 of 12"]
+    per_batch = events.index("6 of 12")
+    assert per_batch >= 6 + 2, "each of up to 6 tokens, the scoring, the batch"
+
+    def stop() -> None:
+        events.append("stop")
+        if len(events) == 3:
+            raise InterruptedError
+
+    events.clear()
+    with pytest.raises(InterruptedError):
+        measure(subject, PROMPTS, reward_of(), ask(), between=stop)
+    assert events == ["stop"] * 3
+
+
+def test_the_kl_of_completions_with_and_without_their_distributions(tmp_path):
+    policy, sft = two_models(tmp_path)
+    batch = encode_prompts(PROMPTS, policy.tokenizer, chat_template=False, device=CPU).repeat(2)
+    settings = {"seeds": list(range(8)), "max_new_tokens": 5, "temperature": 0.9}
+    kept, plain = (draw(policy, batch, **settings, keep_distributions=keep) for keep in (True, False))
+    subject = Subject(policy=policy, reference=sft)
+    kls = [completion_kl(subject, completions, temperature=0.9) for completions in (kept, plain)]
+    torch.testing.assert_close(kls[0], kls[1], rtol=1e-3, atol=1e-4)
+    assert kls[0].min() > 0
+    assert completion_kl(Subject(policy=policy), plain, temperature=0.9).eq(0).all()

@@ -213,3 +213,37 @@ def test_a_recipe_that_makes_no_sense_is_refused(models, tmp_path):
         sweep.recipe(eta=2.5)
     with pytest.raises(RecipeError, match="weights"):
         sweep.recipe(weights=[1.0])
+
+
+def test_another_question_uses_the_model_in_memory(models, tmp_path, monkeypatch):
+    want = [sweep_of(models, tmp_path, store=f"{seed}.sqlite", seed=seed).policy_point(1) for seed in (11, 12)]
+    first = sweep_of(models, tmp_path, seed=11)
+    assert first.policy_point(1) == want[0]
+    monkeypatch.setattr(sweep_module, "load_policy", never)
+    other = first.sharing(ask=ask_of(models.sft, seed=12), store=Results(tmp_path / "other.sqlite"))
+    assert other.policy_point(1) == want[1]
+    assert first.store.list_points() == [want[0].to_json()]
+    half = dataclasses.replace(first.ask, evaluation=dataclasses.replace(first.ask.evaluation, dtype="bfloat16"))
+    with pytest.raises(ValueError, match="float32"):
+        first.sharing(ask=half, store=first.store)
+
+
+def test_a_sweep_stops_between_two_tokens_and_stores_nothing_half(models, tmp_path):
+    sweep = sweep_of(models, tmp_path)
+    calls = []
+
+    def stop():
+        calls.append(None)
+        if len(calls) == 4:
+            raise InterruptedError
+
+    for measured in (sweep.sft_point, lambda **way: sweep.policy_point(1, **way)):
+        calls.clear()
+        with pytest.raises(InterruptedError):
+            measured(between=stop)
+    assert sweep.store.list_points() == []
+    calls.clear()
+    with pytest.raises(InterruptedError):
+        sweep.point(sweep.recipe(eta=0.5), between=stop)
+    assert sweep.store.list_points() == []
+    assert sweep.point(sweep.recipe(eta=0.5), between=lambda: None).n == 6

@@ -10,7 +10,7 @@ from tests.tiny import make_model
 from tests.toy import CPU, END, A, B, all_completions, toy_policy
 from warp_core.policy.model import Policy, load_policy
 from warp_core.policy.prompts import PromptBatch, encode_prompts
-from warp_core.policy.sampling import Completions, _GumbelSampler, completion_mask, row_seed, sample
+from warp_core.policy.sampling import Completions, GumbelSampler, completion_mask, row_seed, sample
 
 PROMPTS = ["a", "the film was", "in the end I think that"]
 
@@ -28,7 +28,7 @@ def chi_square(counts: np.ndarray, probability: np.ndarray) -> float:
 @pytest.mark.parametrize("temperature", [0.5, 0.9, 2.0])
 def test_gumbel_draws_follow_the_softmax_with_temperature(temperature):
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5])
-    sampler = _GumbelSampler(range(6000), temperature=temperature)
+    sampler = GumbelSampler(range(6000), temperature=temperature)
     drawn = sampler(torch.zeros(6000, 1), logits.expand(6000, 5)).argmax(dim=1)
     counts = np.bincount(drawn.numpy(), minlength=5)
     probability = (logits.double() / temperature).softmax(0)
@@ -40,7 +40,7 @@ def test_gumbel_draws_follow_the_softmax_with_temperature(temperature):
 
 
 def test_the_second_draw_of_a_row_is_independent_of_its_first():
-    sampler = _GumbelSampler(range(4000), temperature=1.0)
+    sampler = GumbelSampler(range(4000), temperature=1.0)
     scores = torch.zeros(4000, 2)
     first, second = (sampler(torch.zeros(4000, 1), scores).argmax(dim=1) for _ in range(2))
     counts = np.bincount((2 * first + second).numpy(), minlength=4)
@@ -49,7 +49,7 @@ def test_the_second_draw_of_a_row_is_independent_of_its_first():
 
 def test_an_excluded_token_is_never_drawn():
     scores = torch.tensor([[0.0, -torch.inf, -80.0]]).expand(3000, 3)
-    drawn = _GumbelSampler(range(3000), temperature=1.0)(torch.zeros(3000, 1), scores)
+    drawn = GumbelSampler(range(3000), temperature=1.0)(torch.zeros(3000, 1), scores)
     assert torch.isfinite(drawn[:, 0]).all()
     assert drawn.argmax(dim=1).eq(0).all()
 
@@ -95,7 +95,7 @@ class _Fixed:
     """Records the noise that a sampler adds to the log-probabilities."""
 
     def __init__(self, seeds: list[int]) -> None:
-        self.sampler = _GumbelSampler(seeds, temperature=1.0)
+        self.sampler = GumbelSampler(seeds, temperature=1.0)
 
     def noise(self, scores: torch.Tensor) -> torch.Tensor:
         return self.sampler(torch.zeros(len(scores), 1), scores) - scores.log_softmax(dim=-1)
@@ -114,7 +114,7 @@ def test_common_random_numbers_keep_close_policies_together():
     base = torch.randn(1, 50, generator=torch.Generator().manual_seed(0)).expand(1000, 50)
     moved = base + 0.05 * torch.randn(50, generator=torch.Generator().manual_seed(1))
     drawn = {
-        (name, shift): _GumbelSampler(range(shift, shift + 1000), temperature=1.0)(torch.zeros(1000, 1), scores).argmax(
+        (name, shift): GumbelSampler(range(shift, shift + 1000), temperature=1.0)(torch.zeros(1000, 1), scores).argmax(
             1
         )
         for name, scores in (("base", base), ("moved", moved))
@@ -200,3 +200,30 @@ def test_seeds_depend_on_every_part():
     assert row_seed("a", 1) == row_seed("a", 1)
     assert row_seed("a", 1, 23) != row_seed("a", 12, 3)
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_something_else_may_happen_between_two_tokens_and_can_end_the_sampling(tmp_path):
+    policy = load_policy(make_model("llama", tmp_path / "m"), device=CPU)
+    batch = encode_prompts(PROMPTS, policy.tokenizer, chat_template=False, device=CPU)
+    settings = {"seeds": [1, 2, 3], "max_new_tokens": 7, "temperature": 0.9}
+    want = sample(policy, batch, **settings)
+    calls = []
+
+    def other_work() -> None:
+        calls.append(sample(policy, batch.rows(0, 1), seeds=[9], max_new_tokens=2, temperature=1.0).texts)
+
+    got = sample(policy, batch, **settings, between=other_work)
+    assert len(calls) == want.tokens_BT.shape[1]
+    assert len(set(calls)) == 1
+    assert torch.equal(got.tokens_BT, want.tokens_BT)
+    assert torch.equal(got.logp_BT, want.logp_BT)
+
+    def stop() -> None:
+        if len(calls) == 10:
+            raise InterruptedError
+        calls.append(())
+
+    calls.clear()
+    with pytest.raises(InterruptedError):
+        sample(policy, batch, seeds=[1, 2, 3], max_new_tokens=50, temperature=0.9, between=stop)
+    assert len(calls) == 10

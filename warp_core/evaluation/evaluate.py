@@ -18,7 +18,7 @@ from warp_core.policy.prompts import encode_prompts, prompts_id
 from warp_core.policy.sampling import Completions, row_seed, sample
 from warp_core.rewards import RewardBatch, RewardSum
 
-__all__ = ["Subject", "Within", "evaluation_of", "measure"]
+__all__ = ["KEPT_NUMEL", "Subject", "Within", "completion_kl", "evaluation_of", "measure"]
 
 # Completions whose logits over the whole vocabulary are in memory at once, for two policies: so many rows at most, and
 # so many numbers (a quarter of a GB in float32, about eight times that with what the KL needs on the way).
@@ -28,6 +28,7 @@ SCORED_NUMEL = 1 << 26
 KEPT_NUMEL = 1 << 28
 
 Within = Callable[[], AbstractContextManager[None]]
+Between = Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,7 @@ def measure(
     *,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
+    between: Between | None = None,
 ) -> list[Sample]:
     """Sample every prompt `samples_per_prompt` times and score each completion.
 
@@ -119,6 +121,8 @@ def measure(
         evaluation: lengths, temperature, seed, estimator.
         batch_size: completions sampled at once.
         progress: called with (completions done, completions in all).
+        between: called before each token and between parts of the scoring, always with the measured policy in place;
+            it may take its time, and what it raises ends the measurement.
 
     Raises:
         DivergedError: a KL is not finite.
@@ -128,8 +132,16 @@ def measure(
     samples: list[Sample] = []
     with subject.measured():
         for places, numbers in _batches(len(prompts), k, batch_size):
-            completions = _sample_places(subject.policy, prompts, places, numbers, evaluation)
-            kl_B = torch.cat(list(_kl_by_rows(subject, completions, evaluation)))
+            completions = _sample_places(subject.policy, prompts, places, numbers, evaluation, between)
+            kl_B = completion_kl(
+                subject,
+                completions,
+                temperature=evaluation.temperature,
+                kl_estimator=evaluation.kl_estimator,
+                between=between,
+            )
+            if between:
+                between()
             samples += _scored(completions, kl_B, reward)
             if progress:
                 progress(len(samples), len(prompts) * k)
@@ -146,7 +158,12 @@ def _batches(num_prompts: int, k: int, batch_size: int) -> Iterator[tuple[range,
 
 
 def _sample_places(
-    policy: Policy, prompts: Sequence[str], places: range, numbers: range, evaluation: Evaluation
+    policy: Policy,
+    prompts: Sequence[str],
+    places: range,
+    numbers: range,
+    evaluation: Evaluation,
+    between: Between | None,
 ) -> Completions:
     chosen = [prompts[place] for place in places]
     rows = len(places) * len(numbers)
@@ -159,34 +176,51 @@ def _sample_places(
         max_new_tokens=evaluation.max_new_tokens,
         temperature=evaluation.temperature,
         keep_distributions=numel <= KEPT_NUMEL,
+        between=between,
     )
 
 
 @torch.no_grad()
-def _kl_by_rows(subject: Subject, completions: Completions, evaluation: Evaluation) -> Iterator[torch.Tensor]:
-    """Yield kl_B of a few rows at a time, so that the logits of two policies fit beside each other."""
+def completion_kl(
+    subject: Subject,
+    completions: Completions,
+    *,
+    temperature: float,
+    kl_estimator: KlEstimator = "exact",
+    between: Between | None = None,
+) -> torch.Tensor:
+    """Return the KL of each completion to the SFT policy, nats, float64 on the CPU [B].
+
+    A few rows at a time, so that the logits of two policies fit beside each other. `subject.measured` is the caller's
+    to enter: it is needed where the completions do not bring their distributions along.
+    """
     if subject.is_the_anchor:
-        yield torch.zeros(len(completions.texts), dtype=torch.float64)
-        return
+        return torch.zeros(len(completions.texts), dtype=torch.float64)
     group = completions.prompts.group
     row_numel = completions.tokens_BT.shape[1] * subject.policy.model.config.get_text_config().vocab_size
     step = max(1, min(SCORED_ROWS, SCORED_NUMEL // row_numel))
     if step > group:
         step -= step % group  # whole groups of one prompt, so that the prompt is computed once
+    parts = []
     for start in range(0, len(completions.texts), step):
+        if between:
+            between()
         rows = completions.rows(start, start + step)
-        # What the sampler saw is what scoring would find again, at the price of another forward pass.
-        logits_BTV = rows.logps_BTV
-        if logits_BTV is None:
-            logits_BTV = completion_logits(subject.policy, rows, temperature=evaluation.temperature)
-        anchor = subject.reference or subject.policy
-        with subject.anchor():
-            anchor_BTV = completion_logits(anchor, rows, temperature=evaluation.temperature)
-        if evaluation.kl_estimator == "exact":
-            yield exact_kl(logits_BTV, anchor_BTV, rows.mask_BT).cpu()
-        else:
-            logp_BT, anchor_logp_BT = (chosen_logprobs(logits, rows) for logits in (logits_BTV, anchor_BTV))
-            yield mc_kl(logp_BT, anchor_logp_BT, rows.mask_BT).cpu()
+        parts.append(_kl_of_rows(subject, rows, temperature=temperature, kl_estimator=kl_estimator))
+    return torch.cat(parts)
+
+
+def _kl_of_rows(subject: Subject, rows: Completions, *, temperature: float, kl_estimator: KlEstimator) -> torch.Tensor:
+    # What the sampler saw is what scoring would find again, at the price of another forward pass.
+    logits_BTV = rows.logps_BTV
+    if logits_BTV is None:
+        logits_BTV = completion_logits(subject.policy, rows, temperature=temperature)
+    with subject.anchor():
+        anchor_BTV = completion_logits(subject.reference or subject.policy, rows, temperature=temperature)
+    if kl_estimator == "exact":
+        return exact_kl(logits_BTV, anchor_BTV, rows.mask_BT).cpu()
+    logp_BT, anchor_logp_BT = (chosen_logprobs(logits, rows) for logits in (logits_BTV, anchor_BTV))
+    return mc_kl(logp_BT, anchor_logp_BT, rows.mask_BT).cpu()
 
 
 def _scored(completions: Completions, kl_B: torch.Tensor, reward: RewardSum) -> list[Sample]:

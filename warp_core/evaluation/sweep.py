@@ -5,6 +5,7 @@ sweep = Sweep(sft=sft, init=init, policies=policies, ask=ask, store=store)
 point = sweep.point(recipe)          # merged in place, sampled, scored, stored; at once if it is stored already
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from warp_core.workspace.results import Results
 __all__ = ["Ask", "Sweep"]
 
 Progress = Callable[[int, int], None]
+Between = Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,17 @@ class Sweep:
         self._policy: Policy | None = None
         self._resident: ResidentMerge | None = None
 
+    def sharing(self, *, ask: Ask, store: Results) -> "Sweep":
+        """Return a sweep over the same checkpoints that asks something else and uses the model already in memory.
+
+        One of the two may be measuring at a time. Raises ValueError for an `ask` that needs the model in another dtype.
+        """
+        if ask.evaluation.dtype != self.ask.evaluation.dtype:
+            raise ValueError(f"the model in memory computes in {self.ask.evaluation.dtype}: make a sweep of its own")
+        other = copy.copy(self)
+        other.ask, other.store = ask, store
+        return other
+
     def recipe(
         self,
         *,
@@ -97,34 +110,44 @@ class Sweep:
         towards = None if to_init else self.towards
         return make_recipe(self.init, self.policies, weights=weights, eta=eta, towards=towards, **settings)
 
-    def sft_point(self, *, progress: Progress | None = None) -> Point:
-        """Return the SFT policy's own point; its KL is 0."""
+    def sft_point(self, *, progress: Progress | None = None, between: Between | None = None) -> Point:
+        """Return the SFT policy's own point; its KL is 0. `progress` and `between`: see `measure`."""
 
         def samples() -> list[Sample]:
-            return self._measure(self.recipe(eta=0.0), progress, anchor=nullcontext)
+            return self._measure(self.recipe(eta=0.0), progress, between, anchor=nullcontext)
 
         return self._stored_or(samples, policy=self.sft.id, kind="sft")
 
-    def policy_point(self, policy: int, *, name: str | None = None, progress: Progress | None = None) -> Point:
-        """Return the point of theta_policy (1-based) alone."""
+    def policy_point(
+        self,
+        policy: int,
+        *,
+        name: str | None = None,
+        progress: Progress | None = None,
+        between: Between | None = None,
+    ) -> Point:
+        """Return the point of theta_policy (1-based) alone. `progress` and `between`: see `measure`."""
         alone = [float(m == policy) for m in range(1, len(self.policies) + 1)]
         recipe = self.recipe(method="lerp", weights=alone, to_init=True)
         return self._stored_or(
-            lambda: self._measure(recipe, progress),
+            lambda: self._measure(recipe, progress, between),
             policy=self.policies[policy - 1].id,
             kind="policy",
             run=name or f"policy-{policy}",
         )
 
-    def point(self, recipe: Recipe, *, progress: Progress | None = None) -> Point:
-        """Return the point of a recipe. At eta = 0 towards the SFT policy it is the SFT policy, measured once."""
+    def point(self, recipe: Recipe, *, progress: Progress | None = None, between: Between | None = None) -> Point:
+        """Return the point of a recipe. At eta = 0 towards the SFT policy it is the SFT policy, measured once.
+
+        `progress` and `between`: see `measure`.
+        """
         is_sft = recipe.eta == 0 and (recipe.towards or recipe.init) == self.sft.id
 
         def samples() -> list[Sample]:
             if is_sft:
-                key = self.sft_point(progress=progress).key
+                key = self.sft_point(progress=progress, between=between).key
                 return [Sample.from_json(sample) for sample in self.store.samples(key)]
-            return self._measure(recipe, progress)
+            return self._measure(recipe, progress, between)
 
         return self._stored_or(samples, recipe=recipe.to_json(), kind="merge")
 
@@ -146,7 +169,9 @@ class Sweep:
         name = subject if isinstance(subject, str) else Recipe.from_json(subject).id
         return self.store.get_point(f"{name}:{self.ask.evaluation.id}")
 
-    def _measure(self, recipe: Recipe, progress: Progress | None, *, anchor: Within | None = None) -> list[Sample]:
+    def _measure(
+        self, recipe: Recipe, progress: Progress | None, between: Between | None, *, anchor: Within | None = None
+    ) -> list[Sample]:
         policy, resident = self._loaded()
         resident.move(coefficients(recipe, self.geometry(recipe.granularity)))
         return measure(
@@ -156,6 +181,7 @@ class Sweep:
             self.ask.evaluation,
             batch_size=self.ask.batch_size,
             progress=progress,
+            between=between,
         )
 
     def geometry(self, granularity: str = "layer") -> Geometry:

@@ -8,7 +8,7 @@ the same noise: common random numbers along a front.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from warp_core.policy.model import Policy
 from warp_core.policy.prefix import shared_prefix
 from warp_core.policy.prompts import PromptBatch
 
-__all__ = ["Completions", "completion_mask", "row_seed", "sample"]
+__all__ = ["Completions", "GumbelSampler", "completion_mask", "row_seed", "sample"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +65,38 @@ def row_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class _GumbelSampler(LogitsProcessor):
-    """Adds each row's own Gumbel noise, so that the greedy choice is a draw; remembers the log-probability."""
+class GumbelSampler(LogitsProcessor):
+    """Adds each row's own Gumbel noise, so that the greedy choice is a draw; remembers the log-probability.
 
-    def __init__(self, seeds: Sequence[int], *, temperature: float, keep: bool = False) -> None:
+    Args:
+        seeds: one random stream per row.
+        temperature: > 0.
+        keep: also remember the whole distributions.
+        between: called before each draw; what it raises ends the sampling.
+
+    Attributes:
+        logps: logp_B of the token drawn, one entry per draw.
+        kept: logp_BV, one entry per draw, where they are to be kept.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        *,
+        temperature: float,
+        keep: bool = False,
+        between: Callable[[], None] | None = None,
+    ) -> None:
+        self.between = between
         self.generators = [np.random.Generator(np.random.SFC64(seed)) for seed in seeds]
         self.temperature = temperature
         self.logps: list[torch.Tensor] = []
         self.kept: list[torch.Tensor] | None = [] if keep else None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return log-probabilities with noise, whose argmax is the draw; `scores` are the logits of the B rows."""
+        if self.between:
+            self.between()
         logp_BV = (scores.float() / self.temperature).log_softmax(dim=-1)
         # Drawn on the CPU on every device: the same seeds give the same noise everywhere.
         noise_BV = torch.empty(logp_BV.shape, dtype=torch.float32)
@@ -104,6 +126,7 @@ def sample(
     max_new_tokens: int,
     temperature: float,
     keep_distributions: bool = False,
+    between: Callable[[], None] | None = None,
 ) -> Completions:
     """Draw one completion per row of `prompts`, from softmax(logits / temperature) over the whole vocabulary.
 
@@ -114,10 +137,11 @@ def sample(
         max_new_tokens: T at most.
         temperature: > 0.
         keep_distributions: also return what each token was drawn from, B T V numbers, which saves scoring them again.
+        between: called before each token; what it raises ends the sampling.
     """
     if len(seeds) != len(prompts.texts):
         raise ValueError(f"{len(seeds)} seeds for {len(prompts.texts)} prompts: one per row is needed")
-    sampler = _GumbelSampler(seeds, temperature=temperature, keep=keep_distributions)
+    sampler = GumbelSampler(seeds, temperature=temperature, keep=keep_distributions, between=between)
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
