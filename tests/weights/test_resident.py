@@ -161,3 +161,18 @@ def test_the_parameters_that_are_held_can_be_read(tmp_path):
     assert all(torch.equal(held[name], want[name]) for name in want)
     with pytest.raises(MismatchError, match="not held"):
         resident.parameters_of(policies[1])
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_two_live_models_share_their_sources(kind, tmp_path):
+    init, policies = (full_set if kind == "full" else adapter_set)(tmp_path)
+    model, resident = resident_of(init, policies)
+    other = tiny.load_model(init.full.path)
+    second = resident.beside(other)
+    resident.move(coefs_of(init, policies, eta=0.4))
+    second.move(coefs_of(init, policies, eta=1.5, method="lerp"))
+    assert second.size_bytes == resident.size_bytes
+    assert_same_parameters(model, merge(init, policies, tmp_path / "one", eta=0.4).out)
+    assert_same_parameters(other, merge(init, policies, tmp_path / "two", eta=1.5, method="lerp").out)
+    with pytest.raises(MismatchError, match="other parameters"):
+        resident.beside(tiny.build_model("llama", intermediate_size=64))

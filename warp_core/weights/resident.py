@@ -7,8 +7,9 @@
 Shape suffixes: K sources [init, policies..., towards].
 """
 
+import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from warp_core.weights.coefficients import Coefficients
 from warp_core.weights.layers import layer_of
 from warp_core.weights.tensor_io import CHUNK_NUMEL, row_chunks
 
-__all__ = ["ResidentMerge"]
+__all__ = ["ResidentMerge", "parameter_row"]
 
 _RENAMED = {"lm_head": "embed_out"}  # name in memory -> name on disk (GPT-NeoX)
 _ACCELERATOR_NUMEL = 1 << 26  # many small kernels would cost more than a temporary of this size
@@ -73,10 +74,23 @@ class ResidentMerge:
 
         With adapters the base alone is held. Raises MismatchError for a checkpoint that is not held in full.
         """
-        for held, copy in zip(self._sources, self._copies, strict=False):
+        for held, tensors in zip(self._sources, self._copies, strict=False):
             if held.full.id == source.id:
-                return copy
+                return tensors
         raise MismatchError(f"{source.path} is not held in memory in full; give it as init, policy or towards")
+
+    def beside(self, model: nn.Module) -> "ResidentMerge":
+        """Take over another live model on the same device and set it to theta_init; the sources are held once for both.
+
+        Raises MismatchError if it is a model of another shape.
+        """
+        live = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        if {n: t.shape for n, t in live.items()} != {n: t.shape for n, t in self._live.items()}:
+            raise MismatchError("the second model has other parameters than the first; load init's model")
+        other = copy.copy(self)
+        other._live = live
+        other.reset()
+        return other
 
     def reset(self) -> None:
         """Set the live parameters to theta_init."""
@@ -97,7 +111,8 @@ class ResidentMerge:
         if coefficients.towards_L.any() and len(self._sources) == 1 + self._num_policies:
             raise MismatchError("the recipe needs `towards`, which is not in memory; open the model with it")
         sources_LK = coefficients.sources_LK[:, : len(self._sources)]
-        rows = {name: self._row(coefficients, name) for name in self._live}
+        adapted = self._stacks if self._adapted else None
+        rows = {name: parameter_row(coefficients, name, init=self._sources[0], adapted=adapted) for name in self._live}
         for name, row in rows.items():
             self._write(name, self._init_factors() if row is None else sources_LK[row])
 
@@ -105,27 +120,6 @@ class ResidentMerge:
         factors_K = np.zeros(len(self._sources))
         factors_K[0] = 1.0
         return factors_K
-
-    def _row(self, coefficients: Coefficients, name: str) -> int | None:
-        """The row of a parameter, whose name in memory may differ from that on disk; None if no adapter moves it."""
-        layers = {layer: index for index, layer in enumerate(coefficients.layers)}
-        if coefficients.granularity == "model":
-            return layers.get("model")
-        if coefficients.granularity == "tensor" and self._adapted and name not in self._stacks:
-            return None
-        tensor = _disk_name(name, self._sources[0].full.tensors)
-        if tensor is not None:
-            row = coefficients.row(tensor)
-        elif coefficients.granularity == "layer":
-            row = next((layers[x] for x in _aliases(layer_of(name)) if x in layers), None)
-        else:
-            raise GeometryError(
-                f"parameter {name!r} is stored under other names on disk, so it has no angle per tensor; "
-                "use --granularity layer"
-            )
-        if row is None and not self._adapted:
-            raise GeometryError(f"parameter {name!r} belongs to no layer of the geometry; compute it for this model")
-        return row
 
     def _write(self, name: str, factors_K: Factors) -> None:
         live = self._live[name]
@@ -153,6 +147,34 @@ class ResidentMerge:
                 add_update(weight, b, stack, scale=scale, first=first, out=live[first:last])
             else:
                 live[first:last].copy_(add_update(weight, b, stack, scale=scale, first=first))
+
+
+def parameter_row(
+    coefficients: Coefficients, name: str, *, init: Checkpoint, adapted: Collection[str] | None
+) -> int | None:
+    """The row of the coefficients that moves a parameter, whose name in memory may differ from that on disk.
+
+    adapted: the parameters that any adapter moves; None for full checkpoints. Returns None for a parameter that no
+    adapter moves, which stays that of theta_init. Raises GeometryError if a parameter of a full checkpoint has no row.
+    """
+    layers = {layer: index for index, layer in enumerate(coefficients.layers)}
+    if coefficients.granularity == "model":
+        return layers.get("model")
+    if coefficients.granularity == "tensor" and adapted is not None and name not in adapted:
+        return None
+    tensor = _disk_name(name, init.full.tensors)
+    if tensor is not None:
+        row = coefficients.row(tensor)
+    elif coefficients.granularity == "layer":
+        row = next((layers[x] for x in _aliases(layer_of(name)) if x in layers), None)
+    else:
+        raise GeometryError(
+            f"parameter {name!r} is stored under other names on disk, so it has no angle per tensor; "
+            "use --granularity layer"
+        )
+    if row is None and adapted is None:
+        raise GeometryError(f"parameter {name!r} belongs to no layer of the geometry; compute it for this model")
+    return row
 
 
 def _parameters_like(model: nn.Module, source: Checkpoint) -> dict[str, torch.Tensor]:
