@@ -12,6 +12,7 @@ from typing import cast
 import streamlit as st
 
 from warp_core.errors import EngineUnreachableError
+from warp_core.service.client import HttpEngine
 from warp_core.service.fake import FakeEngine
 from warp_core.service.interface import Engine
 
@@ -59,6 +60,4 @@ def _from_environment() -> Engine:
         )
     if url == "fake":
         return FakeEngine(seconds_per_tick=FAKE_TICK_S)
-    from warp_core.service.client import HttpEngine
-
     return HttpEngine(url, token=os.environ.get(TOKEN_VARIABLE))

@@ -21,6 +21,9 @@ import psutil
 import streamlit as st
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["SETTINGS_FILE", "SecurityHeaders", "content_security_policy", "host_names", "run", "settings"]
@@ -28,6 +31,7 @@ __all__ = ["SETTINGS_FILE", "SecurityHeaders", "content_security_policy", "host_
 APP = Path(__file__).resolve().parent
 SCRIPT = APP / "entry" / "warp.py"
 SETTINGS_FILE = APP / "entry" / ".streamlit" / "config.toml"
+FIRST_PAGE = "explore"
 LOCAL = ("localhost", "127.0.0.1")
 
 log = logging.getLogger("warp.app")
@@ -114,6 +118,8 @@ def application(*, host: str = "127.0.0.1") -> st.App:
             Middleware(SecurityHeaders, policy=policy),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(host_names(host)), www_redirect=False),
         ],
+        # The first page has the empty path; its name leads there, too.
+        routes=[Route(f"/{FIRST_PAGE}", _to_first_page)],
         lifespan=_lifespan,
         on_script_error=_log_error,
     )
@@ -122,6 +128,11 @@ def application(*, host: str = "127.0.0.1") -> st.App:
 def run(*, port: int, host: str = "127.0.0.1") -> None:
     """Serve until stopped."""
     application(host=host).run(config=settings(port=port, host=host))
+
+
+async def _to_first_page(request: Request) -> Response:
+    query = f"?{request.url.query}" if request.url.query else ""
+    return RedirectResponse(f"/{query}")
 
 
 @asynccontextmanager

@@ -304,9 +304,12 @@ def follow_address() -> None:
     An address without a selection is that of a page just switched to. One that differs right after it was written is
     late: the browser asked for this run before it had heard of the change.
     """
-    found = View.from_query(_address())
+    address = _address()
     is_late = time.monotonic() - st.session_state.get("address_written_at", -math.inf) < LATE_S
-    if found.has_selection and not is_late and found != current_view():
+    if is_late or address == current_view().to_query():
+        return
+    found = View.from_query(address)
+    if found.has_selection:
         st.session_state["view"] = found
 
 

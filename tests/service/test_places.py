@@ -53,7 +53,7 @@ def test_a_link_needs_no_escaping(place: Place):
         (Place(iteration=1, eta=0.3), "i1.slerp.e0.3.sft"),
         (Place(iteration=12, method="slerp-weights", eta=2), "i12.slerp-weights.e2.sft"),
         (Place(weights=(0.25, 0.75), eta=0.05, towards="init"), "i1.slerp.w0.25-0.75.e0.05.init"),
-        (Place(weights=THIRDS), "i1.slerp.w0.333333-0.333333-0.333333.e1.sft"),
+        (Place(weights=THIRDS), "i1.slerp.w0.333334-0.333333-0.333333.e1.sft"),
         (single(2, 3), "i1.lerp.w0-1-0.e1.init"),
         (SFT, "i1.slerp.e0.sft"),
     ],

@@ -150,7 +150,7 @@ def slerp_weights(gram_MM: Floats, weights: tuple[float, ...]) -> Floats:
 def metrics_at(length: float, evenness: float, *, seed: str) -> dict[str, Metric]:
     """Metrics at a relative distance from the SFT policy; `evenness` 0 is one policy alone."""
     kl = 54.0 * length**2 / (1.0 + 1.2 * length**2) * (1.0 - 0.25 * max(0.0, evenness - 0.66))
-    reward = -0.15 + 3.55 * (1.0 - math.exp(-2.4 * length**1.35)) * (0.88 + 0.15 * evenness)
+    reward = -0.15 + 3.55 * (1.0 - math.exp(-2.4 * length**1.35)) * (0.82 + 0.24 * evenness)
     kl_se = 0.024 * kl + 0.004 if kl else 0.0
     reward_se = 0.08 + 0.11 * math.exp(-length)
     tokens = 19.9 - 0.4 * length

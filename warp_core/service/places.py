@@ -21,7 +21,7 @@ _TEXT = re.compile(
     r"\.e(?P<eta>\d(?:\.\d+)?)\.(?P<towards>sft|init)",
     flags=re.ASCII,
 )
-_TOLERANCE = 1e-6
+_TOLERANCE = 2e-6
 _EXACT = 6  # decimals in a link: what is read back is the same place
 _LEGIBLE = 3
 _SUM_TOLERANCE = 1e-3
@@ -72,15 +72,15 @@ def same_place(first: Place, second: Place) -> bool:
 
 
 def place_text(place: Place) -> str:
-    """Return a place as a short text that is safe in a URL."""
-    weights = "-".join(_short(w, _EXACT) for w in place.weights)
+    """Return a place as a short text that is safe in a URL. Weights are rounded so that they still add up to 1."""
+    weights = "-".join(_short(w, _EXACT) for w in _rounded(place.weights))
     eta = _short(place.eta, _EXACT)
     parts = [f"i{place.iteration}", place.method, *([f"w{weights}"] if weights else []), f"e{eta}"]
     return ".".join([*parts, place.towards])
 
 
 def parse_place(text: str) -> Place:
-    """Read what `place_text` wrote; weights that its rounding kept from adding up to 1 do so again.
+    """Read what `place_text` wrote. Weights that add up to 1 but for their rounding, as of a person, are put right.
 
     Raises:
         RecipeError: it is no place.
@@ -131,6 +131,17 @@ def _alone(weights: Sequence[float]) -> int | None:
     """Index of the policy that has all the weight, if one has."""
     ones = [m for m, w in enumerate(weights) if math.isclose(w, 1.0, abs_tol=_TOLERANCE)]
     return ones[0] if ones else None
+
+
+def _rounded(weights: Sequence[float]) -> list[float]:
+    """The weights in whole millionths: rounded down, and what is missing given to those that lost most."""
+    unit = 10.0**_EXACT
+    parts = [math.floor(w * unit + 1e-6) for w in weights]
+    missing = round(math.fsum(weights) * unit) - sum(parts)
+    losers = sorted(range(len(parts)), key=lambda m: parts[m] - weights[m] * unit)
+    for m in losers[: max(0, missing)]:
+        parts[m] += 1
+    return [part / unit for part in parts]
 
 
 def _short(value: float, decimals: int) -> str:
