@@ -1,7 +1,8 @@
 # Every command sets up what it needs by itself: a Python >= 3.11, .venv, the requirements (scripts/setup.py).
-# Variables: PYTHON=/path/to/python   HEADLESS=1 (demo: ask nothing, open nothing)   ARGS="..." (test: for pytest)
+# Variables: PYTHON=/path/to/python   HEADLESS=1 (app, demo: ask nothing, open nothing)   PORT=8501 (app)
+#            ARGS="..." (test: for pytest)
 
-.PHONY: help demo test check docs clean
+.PHONY: help app demo test check docs clean
 .DEFAULT_GOAL := help
 
 python := .venv/bin/python
@@ -9,6 +10,8 @@ setup := @sh scripts/python.sh scripts/setup.py
 headless := $(if $(filter-out 0 no false,$(HEADLESS)),--headless)
 
 help:
+	@echo 'make app               the web app on the bundled run: drag, watch, compare, export'
+	@echo 'make app HEADLESS=1    the same, opening no browser; PORT=8600 chooses another port'
 	@echo 'make demo              train, merge, measure: a reward-vs-KL front of SmolLM2 (about 10 minutes on 2 cores)'
 	@echo 'make demo HEADLESS=1   the same, opening no browser'
 	@echo 'make test              the tests; ARGS="-k slerp" passes options to pytest'
@@ -16,6 +19,10 @@ help:
 	@echo 'make docs              write the generated parts of README.md and docs/ anew'
 	@echo 'make clean             remove .venv and caches; runs/ stays'
 	@echo 'PYTHON=/path/to/python chooses the interpreter (3.11 or newer)'
+
+app:
+	$(setup) requirements.txt
+	@$(python) -m warp_core app $(headless) $(if $(PORT),--port $(PORT))
 
 demo:
 	$(setup) requirements.txt

@@ -6,7 +6,6 @@ interrupted. The answer goes to stdout and nothing else does, with --json one JS
 
 import argparse
 import contextlib
-import errno
 import importlib
 import json
 import os
@@ -15,13 +14,13 @@ import sys
 import threading
 import traceback
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import warp_core
 from warp_core.environment import quiet_threads
-from warp_core.errors import UserError, WarpError
+from warp_core.service.faults import explain
 
 __all__ = ["build_parser", "main"]
 
@@ -30,7 +29,6 @@ GRANULARITIES = ("layer", "tensor", "model")
 KINDS = ("full", "adapter")
 DTYPES = ("float32", "bfloat16", "float16")
 COMPUTE_DTYPES = DTYPES[:2]
-DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"warp-core {warp_core.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    for add in (_demo, _train, _geometry, _merge, _evaluate, _front, _sample, _export, _check, _doctor):
+    for add in (_app, _serve, _demo, _train, _geometry, _merge, _evaluate, _front, _sample, _export, _check, _doctor):
         add(commands)
     return parser
 
@@ -58,6 +56,45 @@ def _command(commands: Any, name: str, does: str, help_text: str) -> argparse.Ar
     command.set_defaults(does=does)
     command.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else")
     return command
+
+
+def _app(commands: Any) -> None:
+    one = _command(commands, "app", "app:app", "The web app with an engine: drag, watch, compare, export.")
+    one.add_argument(
+        "run", metavar="RUN", nargs="?", help="run folder or name to open at first (default: the bundled demo-run)"
+    )
+    one.add_argument("--port", metavar="P", type=_port, help="of the app (default: 8501, or the next free one)")
+    one.add_argument("--engine", metavar="URL", help="use the engine at this address, e.g. http://127.0.0.1:8765")
+    _token_option(one, otherwise="needed with --engine")
+    one.add_argument("--headless", action="store_true", help="never open a window")
+
+
+def _serve(commands: Any) -> None:
+    one = _command(commands, "serve", "serve:serve", "The engine alone, behind HTTP, for this machine only.")
+    one.add_argument(
+        "--host",
+        metavar="H",
+        action="append",
+        help="address to listen on, to open the engine to other machines (default: 127.0.0.1); given again, another"
+        " name that requests may call this machine by",
+    )
+    one.add_argument("--port", metavar="P", type=_port, default=8765, help="0 for any that is free (default: 8765)")
+    _token_option(one, otherwise="default: a new one, in a file that is named on stderr")
+    one.add_argument("--run", metavar="RUN", action="append", help="a run folder outside the workspace to list, too")
+
+
+def _token_option(one: argparse.ArgumentParser, *, otherwise: str) -> None:
+    one.add_argument(
+        "--token-file",
+        metavar="F",
+        help=f"file with the engine's token, unless $WARP_ENGINE_TOKEN has it ({otherwise})",
+    )
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text[:6]) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a port, 0 to 65535 (got {text[:20]!r})")
+    return int(text)
 
 
 def _demo(commands: Any) -> None:
@@ -241,7 +278,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_threads()
     module, function = args.does.split(":")
     try:
-        with _sigterm_interrupts(), _stdout_kept_free():
+        with _sigterm_interrupts(), _stdout_kept_free() as announce:
+            # For what a command has to say before it ends.
+            args.announce = lambda document, text: announce(json.dumps(document) if args.json else text)
             answer = getattr(importlib.import_module(f"warp_core.commands.{module}"), function)(args)
         _print(json.dumps(answer.document, allow_nan=False) if args.json else answer.text)
     except BrokenPipeError:
@@ -274,32 +313,36 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stdout_kept_free() -> Iterator[None]:
-    """Send to stderr what a reward function, a library or a child process prints: stdout is for the answer alone."""
-    if sys.stdout is None or sys.stderr is None:  # started without them
-        yield
+def _stdout_kept_free() -> Iterator[Callable[[str], None]]:
+    """Send to stderr what a reward function, a library or a child process prints: stdout is for the answer alone.
+
+    Yields what still prints there.
+    """
+    before = sys.stdout
+    if before is None or sys.stderr is None:  # started without them
+        yield lambda text: None
         return
-    sys.stdout.flush()
+    before.flush()
     try:
-        ours, theirs = sys.stdout.fileno(), sys.stderr.fileno()
+        ours, theirs = before.fileno(), sys.stderr.fileno()
         kept = os.dup(ours)
     except (OSError, ValueError):  # a test's or a notebook's stdout is no file
         with contextlib.redirect_stdout(sys.stderr):
-            yield
+            yield lambda text: _print(text, before)
         return
     os.dup2(theirs, ours)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
+        with contextlib.redirect_stdout(sys.stderr), open(kept, "w", encoding=before.encoding, closefd=False) as free:
+            yield lambda text: _print(text, free)
     finally:
         os.dup2(kept, ours)
         os.close(kept)
 
 
-def _print(text: str) -> None:
-    """Print to stdout; characters that its encoding lacks are escaped."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(_shown(text).encode(encoding, errors="backslashreplace").decode(encoding), flush=True)
+def _print(text: str, file: TextIO | None = None) -> None:
+    """Print to stdout or to a file; characters that its encoding lacks are escaped."""
+    encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"
+    print(_shown(text).encode(encoding, errors="backslashreplace").decode(encoding), file=file, flush=True)
 
 
 def _shown(text: str) -> str:
@@ -309,16 +352,10 @@ def _shown(text: str) -> str:
 
 def _explain(error: Exception) -> int:
     """Say on stderr what went wrong: one line for what the user can mend, the trace too for what is our fault."""
-    if isinstance(error, UserError):
-        return _fail(str(error), 2)
-    if isinstance(error, WarpError):
-        return _fail(str(error), 1)
-    if isinstance(error, OSError) and error.errno in DISK_REFUSES:
-        return _fail(f"{error.filename or 'the disk'}: {error.strerror}: mend that and try again", 2)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return _fail("out of memory: choose a smaller model, fewer completions at once or a shorter length", 1)
-    traceback.print_exception(error)
-    return _fail(f"a fault of warp-core {warp_core.__version__}: please report it with the lines above", 1)
+    fault = explain(error, see="the lines above")
+    if not fault.is_known:
+        traceback.print_exception(error)
+    return _fail(fault.message, 2 if fault.is_users else 1)
 
 
 def _fail(message: str, code: int) -> int:

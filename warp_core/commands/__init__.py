@@ -6,5 +6,9 @@ measure.py     evaluate, front, sample
 run.py         train
 demo.py        demo
 doctor.py      doctor
+serve.py       serve: the engine behind HTTP
+app.py         app: engine and web app, kept alive by supervise.py, each started through child.py
+token_file.py  the engine's token
 progress.py    progress on stderr
+console.py     lines on stderr
 """

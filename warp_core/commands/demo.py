@@ -1,14 +1,14 @@
 """The command `demo`: three-stage WARP on the embedded model, from nothing to a front, kept for the next time."""
 
-import os
 import time
 import webbrowser
 from argparse import Namespace
 from pathlib import Path
 
 from warp_core.commands.answer import Answer
+from warp_core.commands.console import has_screen, say
 from warp_core.commands.front import front_document, measure_run
-from warp_core.commands.progress import Clock, duration, say
+from warp_core.commands.progress import Clock, duration
 from warp_core.commands.run import require_usable, train_with_progress
 from warp_core.evaluation.points import Point
 from warp_core.evaluation.report import front_table, write_front_csv, write_front_html
@@ -45,7 +45,7 @@ def demo(args: Namespace) -> Answer:
     points = measure_run(run, config, clock=clock)
     html = _write_results(run, points)
     say(f"done after {duration(time.monotonic() - started)}; everything is in {run.path}")
-    if not args.headless and _has_browser():
+    if not args.headless and has_screen():
         webbrowser.open(html.resolve().as_uri())
     document = front_document(points) | {"out": str(run.path), "html": str(html), "csv": str(run.path / "front.csv")}
     text = f"{front_table(points)}\n\nplot:  {html}\ntable: {run.path / 'front.csv'}"
@@ -63,8 +63,3 @@ def _write_results(run: RunFolder, points: list[Point]) -> Path:
     html = run.path / "front.html"
     write_front_html(html, points, title=TITLE, reward_label="Reward (sentiment, log-odds of positive)")
     return html
-
-
-def _has_browser() -> bool:
-    """Whether a window can be opened here: a screen, or macOS."""
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) or os.uname().sysname == "Darwin"

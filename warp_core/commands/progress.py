@@ -3,15 +3,11 @@
 import sys
 import time
 
+from warp_core.commands.console import say
 from warp_core.evaluation.points import Point
 from warp_core.training.policy_run import PolicyProgress
 
 __all__ = ["Clock", "duration", "say", "show_progress", "show_training"]
-
-
-def say(message: str) -> None:
-    """Write a line to stderr at once."""
-    print(message, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
