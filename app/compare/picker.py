@@ -12,7 +12,7 @@ from app.engine import engine, session_id
 from app.view import MAX_PINS, Pin, View, current_view, set_view
 from warp_core.errors import UnknownJobError
 from warp_core.service.documents import FrontDocument
-from warp_core.service.places import place_text, same_place
+from warp_core.service.places import place_label, place_text, same_place
 from warp_core.service.protocol import Job, MeasureRequest, Place
 
 __all__ = ["choose_evaluation", "choose_models", "measure_missing", "model_table"]
@@ -79,7 +79,7 @@ def _take_choice(pins: dict[str, Pin]) -> None:
 
 def model_table(models: Sequence[CompareModel]) -> None:
     """Draw the models with what was measured."""
-    columns: dict[str, list[object]] = {"Model": [model.name for model in models]}
+    columns: dict[str, list[object]] = {"Model": [_full_name(model) for model in models]}
     for title, name in (("Reward", "reward"), ("KL to SFT", "kl"), ("Length", "length"), ("Diversity", "diversity")):
         columns[title] = [ui.measured(m.point.metrics.get(name)) if m.point else "" for m in models]
     columns["Completions"] = [f"{model.point.n}" if model.point else "not measured yet" for model in models]
@@ -97,6 +97,12 @@ def model_table(models: Sequence[CompareModel]) -> None:
             "Completions": st.column_config.TextColumn(alignment="right"),
         },
     )
+
+
+def _full_name(model: CompareModel) -> str:
+    """The name, and what the model is where its label does not say so."""
+    recipe = place_label(model.place)
+    return model.name if model.label == recipe else f"{model.name} ({recipe})"
 
 
 def measure_missing(models: Sequence[CompareModel], *, as_usual: bool) -> None:

@@ -4,6 +4,7 @@ Models that were measured alike share prompts and seeds, so the k-th completion 
 k-th of another. Everything here is about *rows* of such completions; B counts them. No Streamlit.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -201,7 +202,7 @@ class Slice:
 def slices(rows: Sequence[Row], *, pair: Pair) -> list[Slice]:
     """Return thirds of the rows by what does not depend on the model: the reference's reward and length, the prompt's.
 
-    Thirds are by rank of the value, rows of one value staying together; a third without rows is left out.
+    Thirds are by rank; rows of one value stay together, where their mean rank is. A third without rows is left out.
     """
     measures: dict[str, tuple[Callable[[Row], float], tuple[str, str, str]]] = {
         "Reference reward": (lambda row: row.cells[pair.reference].reward, ("low", "middle", "high")),
@@ -213,12 +214,17 @@ def slices(rows: Sequence[Row], *, pair: Pair) -> list[Slice]:
         ordered = sorted(value(row) for row in rows)
         if not ordered or ordered[0] == ordered[-1]:
             continue
-        cuts = ordered[len(ordered) // 3], ordered[2 * len(ordered) // 3]
+        place = {each: _third(ordered, each) for each in set(ordered)}
         for third, word in enumerate(thirds):
-            inside = tuple(row for row in rows if sum(value(row) >= cut for cut in cuts) == third)
+            inside = tuple(row for row in rows if place[value(row)] == third)
             if inside:
                 found.append(Slice(name=f"{name}: {word}", rows=inside))
     return found
+
+
+def _third(ordered: Sequence[float], value: float) -> int:
+    middle = (bisect_left(ordered, value) + bisect_right(ordered, value)) / 2
+    return min(2, int(3 * middle / len(ordered)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ def _human(comparison: Comparison) -> None:
     st.subheader("Votes", anchor=False)
     count, others = len(comparison.index.judgements), comparison.index.num_others
     more = f", {others} more on other models" if others else ""
-    st.text(f"{count} {'vote' if count == 1 else 'votes'} on these models{more}. Scores run from -1.5 to 1.5.")
+    st.text(f"{count} {'vote' if count == 1 else 'votes'} on these models{more}. Scores run from {ui.MINUS}1.5 to 1.5.")
 
 
 def _judge(comparison: Comparison) -> tuple[Judge | None, Thresholds | None]:

@@ -10,6 +10,7 @@ from app.compare.picker import choose_evaluation, choose_models, measure_missing
 from app.compare.table import completions
 from app.compare.verdicts import verdicts
 from app.engine import engine
+from app.links import open_page
 from app.view import current_view
 
 __all__ = ["render"]
@@ -43,6 +44,8 @@ def render() -> None:
             "Only the SFT policy so far",
             "Pin a position in Explore, or add a measured point above, to compare it with.",
         )
+        if st.button("Open Explore", key="compare_explore"):
+            open_page("explore")
         return
     tabs = st.tabs(SECTIONS, key=SECTION, on_change="rerun")
     open_ = next((name for name, tab in zip(SECTIONS, tabs, strict=True) if tab.open), SECTIONS[0])
