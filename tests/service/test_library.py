@@ -1,4 +1,4 @@
-"""What a selection stands for: names, the bundled run's copy, checkpoints that are opened once, evaluations, recipes."""
+"""What a selection stands for: names, the bundled run's copy, open checkpoints, evaluations, recipes."""
 
 import json
 import os
