@@ -115,9 +115,10 @@ def panes(
 def card(data: dict[str, Any], *, key: str) -> None:
     """Draw the card of a position.
 
-    data: either or both of
+    data: any of
         recipe: title, badge, is_measured; formula, lines of (text, kind); shares, each with name and text; note
         metrics: title, badge, reference, the name of what differences are to; note; rows, each with label, unit, value,
             is_predicted, delta, direction (up, down, same), tone (good, bad, flat) and words
+        layers: label; names of the layers; series, each with name, color and one value per layer
     """
     _card(key=key, data=data)

@@ -5,7 +5,6 @@ from typing import Any
 import streamlit as st
 
 from app import ui
-from app.components.lines import Chart, Line, lines
 from app.components.panes import card
 from app.engine import engine
 from app.explore import actions
@@ -30,6 +29,7 @@ from warp_core.service.protocol import SFT, JobState, Place
 __all__ = ["PALETTE", "draw_card", "metrics_at", "metrics_data", "recipe_data", "reference_of"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9", "#E69F00")
+_SLOT = 48
 _UNITS = {"kl": "nats per completion", "length": "tokens", "diversity": "0 to 1"}
 _ORDER = ("reward", "kl", "length", "diversity")
 
@@ -81,12 +81,8 @@ def draw_card(desk: Desk) -> None:
             _buttons(desk)
         with right:
             card({"metrics": metrics_data(desk)}, key="position-metrics")
+            _measuring(desk)
         _per_layer(desk)
-    for job in desk.active("measure"):
-        ui.job_progress(job, key="measure")
-    latest = next((job for job in desk.jobs if job.kind == "measure"), None)
-    if latest is not None and latest.state is JobState.FAILED:
-        ui.job_progress(latest, key="measure")
 
 
 def _buttons(desk: Desk) -> None:
@@ -133,6 +129,20 @@ def _buttons(desk: Desk) -> None:
         st.button("Export this", key="export", disabled=not desk.can_merge, on_click=open_page, args=("export",))
 
 
+def _measuring(desk: Desk) -> None:
+    """What measuring takes, or how far it is, or why it failed: always as high, so that nothing below moves."""
+    latest = next((job for job in desk.jobs if job.kind == "measure"), None)
+    with st.container(height=_SLOT, border=False, horizontal=True, vertical_alignment="center", key="measuring"):
+        if latest is not None and not latest.state.is_final:
+            words = f"{latest.title}: {ui.job_state_text(latest)}"
+            st.progress(latest.progress or 0.0, text=ui.markdown_escaped(words))
+            ui.cancel_button(latest, key="measure")
+        elif latest is not None and latest.state is JobState.FAILED:
+            st.text(f"{latest.title}: {latest.error}")
+        else:
+            st.caption(f"Measuring a point takes {_effort(desk)}." if desk.can_merge else "")
+
+
 def _per_layer(desk: Desk) -> None:
     found = st.expander("How much of each policy, layer by layer", key="per-layer", type="compact", on_change="rerun")
     if not found.open:
@@ -141,30 +151,18 @@ def _per_layer(desk: Desk) -> None:
     if coef_LK is None or desk.geometry is None:
         found.text(why)
         return
-    layers, count = desk.geometry.layers, desk.num_policies
-    numbers = tuple(range(1, len(layers) + 1))
-    drawn = tuple(
-        Line(
-            name=desk.policy_names[m],
-            number=m + 1,
-            x_S=numbers,
-            y_S=tuple(coef_LK[:, m].tolist()),
-        )
-        for m in range(count)
-    )
+    names = desk.policy_names
+    series = [
+        {"name": name, "color": PALETTE[m % len(PALETTE)], "values": coef_LK[:, m].tolist()}
+        for m, name in enumerate(names)
+    ]
+    label = "Factor of each task vector, layer by layer"
     with found:
-        chart, table = st.columns([3, 2])
+        chart, table = st.columns(2, gap="large")
         with chart:
-            title = "Coefficient of each task vector"
-            lines(
-                [Chart(id="layers", title=title, lines=drawn)],
-                key="layer-lines",
-                label=title,
-                x_max=len(layers),
-                x_label="layer",
-            )
-        columns = {desk.policy_names[m]: coef_LK[:, m].round(4) for m in range(count)}
-        table.dataframe({"layer": list(layers)} | columns, hide_index=True, height=240)
+            card({"layers": {"label": label, "names": desk.geometry.layers, "series": series}}, key="position-layers")
+        columns = {name: coef_LK[:, m].round(4) for m, name in enumerate(names)}
+        table.dataframe({"layer": list(desk.geometry.layers)} | columns, hide_index=True, height=240, key="layer-table")
 
 
 def _coefficients(desk: Desk, place: Place) -> tuple[Any, str]:
@@ -226,10 +224,10 @@ def _delta_json(name: str, gap: Difference | None, is_reference: bool) -> dict[s
         return {"delta": "", "direction": "same", "tone": "flat", "words": "is the reference"}
     if gap is None:
         return {"delta": ui.number(None), "direction": "same", "tone": "flat", "words": "reference not measured"}
-    tone, words = verdict(name, gap)
     size = ui.measured(Metric(mean=abs(gap.mean), se=gap.se))
     is_zero = float(size.split()[0]) == 0
     sign = "" if is_zero else "+" if gap.mean > 0 else ui.MINUS
+    tone, words = ("flat", "no clear difference") if is_zero else verdict(name, gap)
     direction = "same" if words == "no clear difference" else "up" if gap.mean > 0 else "down"
     return {"delta": f"{sign}{size}", "direction": direction, "tone": tone, "words": words}
 
@@ -247,10 +245,7 @@ def _note(desk: Desk, point: FrontPoint | None, has_rows: bool) -> str:
         return f"{label}. Differences are paired over prompts where both were measured."
     if has_rows and desk.prediction is not None:
         count = len(desk.prediction.keys)
-        return (
-            f"Predicted from {count} measured points; the error is that of predicting each of them from the others. "
-            f"Measuring takes {_effort(desk)}."
-        )
+        return f"Predicted from {count} measured points; the error is that of predicting each of them from the others."
     if not desk.can_merge:
         return "No iteration of this run is finished yet: its policies can be merged when one is."
-    return f"Not measured, and nothing to predict from yet. Measuring takes {_effort(desk)}, a sweep six times as many."
+    return "Not measured, and too few points to predict from: measure this one, or sweep the curve."

@@ -17,16 +17,16 @@ from warp_core.errors import UnknownJobError, WarpError
 from warp_core.service.places import is_sft, place_label, same_place
 from warp_core.service.protocol import Completion, Job, JobState, Pane
 
-__all__ = ["TICK_S", "draw_panes", "pane_choice", "pane_views", "side_name"]
+__all__ = ["TICK_S", "draw_panes", "latest_job", "pane_choice", "pane_views", "side_name"]
 
 TICK_S = 0.2
+_FRESH = "explore_fresh_job"
 _ROLES = {"left": "left", "current": "middle", "right": "right"}
 
 
-def draw_panes(desk: Desk, *, show_differences: bool) -> None:
-    """Draw the panes; they draw themselves again while something is being written."""
-    wanted = actions.shown()
-    job = _job(wanted)
+def draw_panes(desk: Desk, job: Job | None, *, show_differences: bool) -> None:
+    """Draw the panes of the latest preview, and again and again while something is being written."""
+    st.session_state[_FRESH] = job  # a run of the whole page has asked for it already
     every = TICK_S if job is not None and not job.state.is_final else None
     st.fragment(run_every=every, key="explore-panes")(_tick)(desk, show_differences, every)
 
@@ -34,7 +34,7 @@ def draw_panes(desk: Desk, *, show_differences: bool) -> None:
 def _tick(desk: Desk, show_differences: bool, every: float | None) -> None:
     latest = actions.shown()
     try:
-        job = _job(latest)
+        job = st.session_state.pop(_FRESH) if _FRESH in st.session_state else latest_job()
     except WarpError as error:
         ui.error_box(error)
         return
@@ -123,11 +123,13 @@ def pane_choice(view: View, which: str) -> str:
     return "SFT policy"
 
 
-def _job(wanted: Shown | None) -> Job | None:
-    if wanted is None:
+def latest_job() -> Job | None:
+    """Return the latest preview of this session as the engine knows it; None where there is none (any more)."""
+    latest = actions.shown()
+    if latest is None:
         return None
     try:
-        return engine().job(wanted.job_id)
+        return engine().job(latest.job_id)
     except UnknownJobError:
         return None
 

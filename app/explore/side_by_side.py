@@ -6,11 +6,10 @@ from app import ui
 from app.engine import engine
 from app.explore import actions
 from app.explore.blind import reveal
-from app.explore.preview import draw_panes, pane_choice
+from app.explore.preview import draw_panes, latest_job, pane_choice
 from app.explore.state import Desk, kept, selection_key
 from app.explore.votes import draw_votes
 from app.view import MAX_PROMPT, MAX_SEED, MAX_TOKENS, View, current_view, set_view
-from warp_core.errors import UnknownJobError
 from warp_core.service.protocol import Job
 
 __all__ = ["draw_side_by_side"]
@@ -21,21 +20,11 @@ def draw_side_by_side(desk: Desk) -> None:
     if not desk.can_merge:
         ui.empty_state("No texts yet", "This run's first iteration is being trained; its policies can be sampled then.")
         return
-    job = _job()
+    job = latest_job()
     _draw_prompt(desk, job)
     _draw_sides(desk.view)
-    draw_panes(desk, show_differences=bool(st.session_state.get("explore_differences", True)))
+    draw_panes(desk, job, show_differences=bool(st.session_state.get("explore_differences", True)))
     draw_votes(desk, job)
-
-
-def _job() -> Job | None:
-    latest = actions.shown()
-    if latest is None:
-        return None
-    try:
-        return engine().job(latest.job_id)
-    except UnknownJobError:
-        return None
 
 
 def _draw_prompt(desk: Desk, job: Job | None) -> None:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from app import ui
 from app.engine import engine, session_id
-from app.explore.actions import SIDES, Shown, Written, errors_kept, shown, texts
+from app.explore.actions import SIDES, Shown, Written, errors_kept, shown, texts, wanted
 from app.explore.blind import LETTERS, hidden_order, order_of, reveal
 from app.explore.state import Desk
 from warp_core.evaluation.preferences import SCALE, Judgement, Preference, preference
@@ -19,6 +19,7 @@ __all__ = ["Pair", "draw_summary", "draw_votes", "pairs_of", "score_words", "sum
 
 _CAST = "explore_cast"
 _DEGREES = {1.5: "much better", 1.0: "better", 0.5: "slightly better"}
+_ROW, _QUESTION = 44, 140
 _SHORT = ("Left", "Merge", "Right")
 
 
@@ -36,6 +37,11 @@ class Pair:
     hidden: bool
 
     @property
+    def is_same(self) -> bool:
+        """Whether both texts are of one model."""
+        return same_place(self.preview.places[self.first], self.preview.places[self.second])
+
+    @property
     def key(self) -> str:
         """The same for the same texts."""
         return f"{self.preview.job_id}.{self.first}.{self.second}.{self.completion}"
@@ -49,7 +55,7 @@ def score_words(score: float, first: str, second: str) -> str:
 
 
 def pairs_of(preview: Shown, *, completion: int, is_hidden: bool) -> list[Pair]:
-    """Return the two pairs of neighbouring panes that show different models."""
+    """Return the two pairs of neighbouring panes."""
     order = order_of(preview)
     names = [f"Model {letter}" for letter in LETTERS] if is_hidden else [_SHORT[index] for index in order]
     return [
@@ -63,16 +69,16 @@ def pairs_of(preview: Shown, *, completion: int, is_hidden: bool) -> list[Pair]:
             hidden=is_hidden,
         )
         for i in range(len(order) - 1)
-        if not same_place(preview.places[order[i]], preview.places[order[i + 1]])
     ]
 
 
 def draw_votes(desk: Desk, job: Job | None) -> None:
-    """Draw a row of seven answers for each pair; what was voted on shows its vote, and can be undone."""
-    preview = shown()
-    if preview is None or job is None or job.state is not JobState.DONE:
-        st.caption("Votes open when the texts are complete.")
-        return
+    """Draw a row of seven answers for each pair; what was voted on shows its vote, and can be undone.
+
+    The rows are there all the time, so that nothing moves; they answer once the texts are complete.
+    """
+    preview = shown() or wanted()
+    is_open = job is not None and job.state is JobState.DONE
     completion = 0
     if preview.num_completions > 1:
         numbers = range(preview.num_completions)
@@ -80,36 +86,40 @@ def draw_votes(desk: Desk, job: Job | None) -> None:
             "Completion", numbers, default=0, required=True, format_func=lambda k: str(k + 1), key="explore_completion"
         )
     hidden = hidden_order(preview) is not None
-    pairs = pairs_of(preview, completion=completion, is_hidden=hidden)
-    for number, pair in enumerate(pairs):
-        _row(desk, pair, number)
-    if not pairs:
-        st.caption("All three panes show the same model: there is nothing to choose between.")
+    with st.container(gap=None, key="vote-rows"):
+        for number, pair in enumerate(pairs_of(preview, completion=completion, is_hidden=hidden)):
+            _row(desk, pair, number, is_open=is_open)
     if hidden:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.button("Reveal", key="reveal", on_click=reveal, type="tertiary")
             st.caption("Names appear when every pair has a vote.")
 
 
-def _row(desk: Desk, pair: Pair, number: int) -> None:
-    votes = _cast()
-    voted = votes.get(pair.key)
-    with st.container(horizontal=True, vertical_alignment="center", key=f"vote-row-{number}"):
-        st.text(f"{pair.first_name} or {pair.second_name.lower() if not pair.hidden else pair.second_name}?", width=150)
-        if voted is None:
+def _row(desk: Desk, pair: Pair, number: int, *, is_open: bool) -> None:
+    voted = _cast().get(pair.key)
+    second = pair.second_name if pair.hidden else pair.second_name.lower()
+    question = f"{pair.first_name} or {second}?"
+    with st.container(
+        horizontal=True, vertical_alignment="center", key=f"vote-row-{number}", height=_ROW, border=False
+    ):
+        st.caption(question, width=_QUESTION)
+        if pair.is_same:
+            st.caption("Both are the same model.")
+        elif voted is None:
             key = f"vote-{number}-{pair.key}"
             st.segmented_control(
-                f"{pair.first_name} or {pair.second_name}?",
+                question,
                 SCALE,
                 format_func=lambda score: score_words(score, pair.first_name, pair.second_name),
                 key=key,
                 label_visibility="collapsed",
+                disabled=not is_open,
                 on_change=_vote,
                 args=(desk, pair, key),
             )
         else:
             words = score_words(voted.score, pair.first_name, pair.second_name)
-            st.text(f"Your vote: {words[0].lower() if voted.score == 0 else words[0]}{words[1:]}.")
+            st.caption(f"Your vote: {words.lower() if voted.score == 0 else words}.")
             st.button("Undo", key=f"undo-{number}", type="tertiary", on_click=_undo, args=(desk, pair))
 
 
@@ -133,9 +143,8 @@ def _vote(desk: Desk, pair: Pair, key: str) -> None:
                 blind=pair.hidden,
             ),
         )
-    if pair.hidden and all(
-        one.key in _cast() for one in pairs_of(pair.preview, completion=pair.completion, is_hidden=True)
-    ):
+    pairs = pairs_of(pair.preview, completion=pair.completion, is_hidden=pair.hidden)
+    if pair.hidden and all(one.is_same or one.key in _cast() for one in pairs):
         reveal()
 
 

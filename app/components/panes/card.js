@@ -62,6 +62,49 @@ function drawTable(parent, data) {
   }
 }
 
+const SVG = "http://www.w3.org/2000/svg";
+
+function mark(tag, attributes, parent, text) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text !== undefined) node.textContent = text;
+  parent.appendChild(node);
+  return node;
+}
+
+/** One line per policy over the layers, with a dot on each layer that names it. */
+function drawLayers(root, layers) {
+  const part = make("section", "layers", root);
+  const [width, height, left, bottom, top] = [600, 220, 44, 30, 10];
+  const all = layers.series.flatMap((series) => series.values);
+  const [low, high] = [Math.min(0, ...all), Math.max(...all) * 1.05 || 1];
+  const x = (i) => left + ((width - left - 10) * i) / Math.max(1, layers.names.length - 1);
+  const y = (value) => height - bottom - ((height - bottom - top) * (value - low)) / (high - low);
+  const picture = mark("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": layers.label }, part);
+  for (let k = 0; k <= 4; k++) {
+    const value = low + ((high - low) * k) / 4;
+    mark("line", { class: "grid", x1: left, x2: width - 10, y1: y(value), y2: y(value) }, picture);
+    mark("text", { class: "tick", x: left - 8, y: y(value) + 4, "text-anchor": "end" }, picture, value.toFixed(2));
+  }
+  mark("text", { class: "tick", x: left, y: height - 8 }, picture, layers.names[0]);
+  const end = { class: "tick", x: width - 10, y: height - 8, "text-anchor": "end" };
+  mark("text", end, picture, layers.names[layers.names.length - 1]);
+  for (const series of layers.series) {
+    const points = series.values.map((value, i) => `${x(i).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
+    mark("polyline", { points, fill: "none", stroke: series.color, "stroke-width": 2 }, picture);
+    series.values.forEach((value, i) => {
+      const dot = mark("circle", { cx: x(i), cy: y(value), r: 3, fill: series.color }, picture);
+      mark("title", {}, dot, `${layers.names[i]}, ${series.name}: ${value.toFixed(3)}`);
+    });
+  }
+  const legend = make("ul", "shares", part);
+  for (const series of layers.series) {
+    const item = make("li", "", legend);
+    make("span", "dot", item).style.background = series.color;
+    make("span", "name", item, series.name);
+  }
+}
+
 const mounted = new WeakMap();
 
 export default function ({ data, parentElement }) {
@@ -76,4 +119,5 @@ export default function ({ data, parentElement }) {
   root.replaceChildren();
   if (data.recipe) drawRecipe(root, data.recipe);
   if (data.metrics) drawMetrics(root, data.metrics);
+  if (data.layers) drawLayers(root, data.layers);
 }
