@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from warp_core.errors import EngineUnreachableError, RecipeError, UnknownJobError
-from warp_core.service.jobs import KEPT_ENDED, Cancelled, JobQueue
+from warp_core.service.jobs import KEPT_ENDED, LISTED_ENDED, Cancelled, JobQueue
 from warp_core.service.protocol import Completion, JobState, Pane, Place
 
 SOON = 10.0  # seconds; only a failing test waits so long
@@ -385,10 +385,18 @@ def test_lists_are_by_session_and_newest_first(queue):
 def test_only_the_latest_that_ended_are_kept(queue):
     ids = [submit(queue, lambda context: None, lane="disk") for _ in range(KEPT_ENDED + 30)]
     queue.wait(ids[-1], timeout_s=SOON)
-    assert len(queue.jobs()) == KEPT_ENDED
-    assert {job.id for job in queue.jobs()} == set(ids[30:])
-    with pytest.raises(UnknownJobError, match="ended long ago"):
-        queue.job(ids[0])
+    assert queue.job(ids[30]).state is JobState.DONE
+    for gone in ids[:30]:
+        with pytest.raises(UnknownJobError, match="ended long ago"):
+            queue.job(gone)
+
+
+def test_a_list_holds_the_latest_few_that_ended_of_a_session(queue):
+    first = submit(queue, lambda context: None, session="b")
+    ids = [submit(queue, lambda context: None) for _ in range(LISTED_ENDED + 5)]
+    queue.wait(ids[-1], timeout_s=SOON)
+    assert [job.id for job in queue.jobs("a")] == [job.id for job in queue.jobs()] == ids[:4:-1]
+    assert [job.id for job in queue.jobs("b")] == [first]
 
 
 def test_an_ended_job_holds_nothing_but_its_snapshot(queue):

@@ -26,6 +26,7 @@ from warp_core.service.protocol import Job, JobKind, JobState, Pane
 __all__ = ["Cancelled", "Context", "JobQueue", "Work"]
 
 KEPT_ENDED = 200
+LISTED_ENDED = 20  # what is asked for several times a second stays short
 _log = logging.getLogger(__name__)
 
 
@@ -226,11 +227,11 @@ class JobQueue:
             return self._find(job_id)
 
     def jobs(self, session: str | None = None) -> list[Job]:
-        """Return the jobs that wait or run and the latest that ended, of one session or of all; newest first."""
+        """Return the jobs that wait or run and the latest few that ended, of one session or of all; newest first."""
         with self._changed:
-            live = [(entry.number, entry.snapshot()) for entry in self._live.values()]
-            found = sorted([*live, *self._ended.values()], key=lambda pair: -pair[0])
-        return [job for _, job in found if session in (None, job.session)]
+            live = [(one.number, one.snapshot()) for one in self._live.values() if session in (None, one.session)]
+            ended = [(number, job) for number, job in self._ended.values() if session in (None, job.session)]
+        return [job for _, job in sorted([*live, *ended[-LISTED_ENDED:]], key=lambda pair: -pair[0])]
 
     def counts(self) -> tuple[int, int]:
         """Return how many jobs wait and how many have begun and not ended."""
