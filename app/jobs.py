@@ -4,7 +4,7 @@ import streamlit as st
 
 from app.engine import engine
 from app.ui import job_progress
-from warp_core.errors import UnknownJobError
+from warp_core.errors import EngineUnreachableError, UnknownJobError
 from warp_core.service.protocol import Job
 
 __all__ = ["find_job", "follow"]
@@ -29,7 +29,10 @@ def follow(job: Job, *, key: str) -> None:
         return
 
     def draw() -> None:
-        now = find_job(job.id)
+        try:
+            now = find_job(job.id)
+        except EngineUnreachableError:
+            now = None  # the page itself waits for the engine
         if now is None or now.state.is_final:
             st.rerun()
         else:

@@ -108,10 +108,10 @@ def from_config(config: Mapping[str, Any], fields: Mapping[str, Field]) -> dict[
     values: dict[str, Any] = {}
     for field in fields.values():
         value = config.get(field.section, {}).get(field.name, field.default)
-        if field.kind == "list":
-            value = to_text(value)
-        elif field.kind == "choices":
-            value = list(value)
+        if field.kind in ("list", "choices"):
+            # A configuration may give a single value where a list is wanted.
+            listed = list(value) if isinstance(value, list | tuple) else [value]
+            value = to_text(listed) if field.kind == "list" else listed
         elif field.kind == "number":
             value = float(value)
         elif field.kind == "digits":
@@ -144,6 +144,7 @@ def problems_by_field(problems: Sequence[str], ids: Iterable[str]) -> tuple[dict
     others: list[str] = []
     for problem in problems:
         place, _, message = problem.partition(": ")
+        place = place.strip("[]")
         owner = next((one for one in known if place == one or place.startswith(f"{one}.")), None)
         if owner is None:
             others.append(problem)

@@ -7,27 +7,22 @@ from typing import Any
 import streamlit as st
 
 from app.engine import engine
-from app.train.draft import RUNS, TERMS, Draft, Term, current_draft, free_name, key_of, name_problem, read_toml
+from app.train.draft import RUNS, TERMS, Draft, current_draft, free_name, key_of, name_problem, read_toml
 from app.train.estimate import estimate, steps_in_all
-from app.train.fields import Field, fields_of, problems_by_field
-from app.train.labels import ESSENTIALS, GROUPS, LORA_ONLY, Rows, label_of, ungrouped
+from app.train.fields import fields_of, problems_by_field
+from app.train.labels import ESSENTIALS, GROUPS, ungrouped
 from app.train.presets import PRESETS, preset
 from app.train.state import MESSAGE, show_runs, watch
+from app.train.widgets import BUILT_IN_REWARDS, field_rows, field_widget, keep, say_problem, term_widgets
 from app.ui import duration, errors_shown, markdown_escaped
 from warp_core.errors import ConfigError, WarpError
 from warp_core.service.documents import ConfigCheck, RunSummary
 from warp_core.service.protocol import TrainRequest
 
-__all__ = ["BUILT_IN_REWARDS", "form", "use_config"]
+__all__ = ["form", "use_config"]
 
-BUILT_IN_REWARDS = ("sentiment", "length", "words", "repetition", "finished", "ascii", "uppercase")
-REWARD_HELP = (
-    "A built-in name, a folder or Hub id of a sequence-classification model (with #LABEL where it does not say which "
-    "label is good), or python:module.function. Type to enter one that is not in the list."
-)
 RUNS_EXAMPLE = '[[runs]]\ntraining.beta = 0.02\n[[runs]]\nreward.terms = ["sentiment", "length:-0.01"]'
 RUNS_HELP = "One [[runs]] table per policy, with the fields of [training] and [reward] in which it differs."
-LARGEST_WHOLE = 2**53 - 1  # that a browser counts exactly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +34,6 @@ class Looked:
     """Problem by field id."""
     others: list[str]
     """Problems of no field of the form."""
-
-    @property
-    def num_problems(self) -> int:
-        """How many fields have something wrong."""
-        return len(self.at) + len(self.others)
 
 
 def form(runs: Sequence[RunSummary]) -> None:
@@ -127,13 +117,13 @@ def _load_toml(text: str) -> None:
 def _essentials(draft: Draft, looked: Looked) -> None:
     model, adapter = st.columns([2, 1])
     with model:
-        _widget(draft.fields["model.name"], draft, looked)
+        field_widget(draft.fields["model.name"], draft, looked.at)
     with adapter:
-        _widget(draft.fields["adapter.kind"], draft, looked)
+        field_widget(draft.fields["adapter.kind"], draft, looked.at)
     _reward(draft, looked)
     for title, rows in ESSENTIALS.items():
         st.markdown(f"**{title}**")
-        _rows(rows, draft, looked)
+        field_rows(rows, draft, looked.at)
 
 
 def _groups(draft: Draft, looked: Looked) -> None:
@@ -141,71 +131,22 @@ def _groups(draft: Draft, looked: Looked) -> None:
         wrong = sum(one in looked.at for row in rows for one in row)
         mark = f" :red[({wrong} to mend)]" if wrong else ""
         with st.expander(f"{title}{mark}", key=f"train-group-{title}"):
-            _rows(rows, draft, looked)
+            field_rows(rows, draft, looked.at)
     rest = ungrouped(draft.fields)
     if rest:
         with st.expander("More"):
-            _rows(rest, draft, looked)
+            field_rows(rest, draft, looked.at)
     with st.expander("Differences between the policies", key="train-group-runs"):
-        _keep(RUNS, draft.runs)
+        keep(RUNS, draft.runs)
         st.text_area(RUNS_HELP, key=key_of(RUNS), placeholder=RUNS_EXAMPLE, height=130)
-        _problem(looked.at.get(RUNS))
-
-
-def _rows(rows: Rows, draft: Draft, looked: Looked) -> None:
-    is_full = draft.values["adapter.kind"] == "full"
-    for row in rows:
-        shown = [one for one in row if not (is_full and one in LORA_ONLY)]
-        for column, one in zip(st.columns(len(row)), shown, strict=False):
-            with column:
-                _widget(draft.fields[one], draft, looked)
-    if is_full and any(one in LORA_ONLY for row in rows for one in row):
-        st.caption("Every weight is trained: there is no adapter to configure.")
-
-
-def _keep(field_id: str, value: Any) -> None:
-    """Begin a widget that has not been drawn yet with its value in the draft."""
-    if key_of(field_id) not in st.session_state:
-        st.session_state[key_of(field_id)] = value
-
-
-def _widget(field: Field, draft: Draft, looked: Looked) -> None:
-    _keep(field.id, draft.values[field.id])
-    label, key = label_of(field.id), key_of(field.id)
-    text = f"{markdown_escaped(field.help)}  \n`{field.id}`"
-    if field.kind == "choice":
-        st.selectbox(label, field.options, key=key, help=text)
-    elif field.kind == "choices":
-        st.multiselect(label, field.options, key=key, help=text)
-    elif field.kind == "flag":
-        st.toggle(label, key=key, help=text)
-    elif field.kind == "whole":
-        low, high = int(field.minimum or 0), int(field.maximum or LARGEST_WHOLE)
-        st.number_input(label, low, high, step=1, key=key, help=text)
-    elif field.kind == "number":
-        step = _step(float(field.default))
-        st.number_input(label, field.minimum, field.maximum, step=step, format="%g", key=key, help=text)
-    else:
-        placeholder = "equal shares" if field.id == "merge.weights" else None
-        st.text_input(label, key=key, help=text, placeholder=placeholder)
-    _problem(looked.at.get(field.id))
-
-
-def _step(default: float) -> float:
-    """A step that gets somewhere: a tenth of the default, rounded down to a power of ten."""
-    return float(f"1e{int(f'{default / 10 or 0.01:e}'.partition('e')[2])}")
-
-
-def _problem(problem: str | None) -> None:
-    if problem:
-        st.caption(f":red[{markdown_escaped(problem)}]")
+        say_problem(looked.at.get(RUNS))
 
 
 def _reward(draft: Draft, looked: Looked) -> None:
     st.markdown("**Reward**", help=markdown_escaped(draft.fields[TERMS].help))
     for place, term in enumerate(draft.terms):
-        _term(term, is_first=place == 0, is_only=len(draft.terms) == 1)
-    _problem(looked.at.get(TERMS))
+        term_widgets(term, is_first=place == 0, remove_it=_remove_term if len(draft.terms) > 1 else None)
+    say_problem(looked.at.get(TERMS))
     st.button("Add a term", key="train-add-term", icon=":material/add:", type="tertiary", on_click=_add_term)
 
 
@@ -222,42 +163,22 @@ def _remove_term(term_id: int) -> None:
     draft.remove_term(term_id)
 
 
-def _term(term: Term, *, is_first: bool, is_only: bool) -> None:
-    name, weight, remove = st.columns([6, 2, 2], vertical_alignment="bottom")
-    labels = "visible" if is_first else "collapsed"
-    _keep(f"term-{term.id}", term.name)
-    _keep(f"weight-{term.id}", term.weight)
-    known = (*BUILT_IN_REWARDS, *([] if term.name in BUILT_IN_REWARDS else [term.name]))
-    name.selectbox(
-        "Reward model or function",
-        known,
-        key=key_of(f"term-{term.id}"),
-        accept_new_options=True,
-        help=REWARD_HELP,
-        label_visibility=labels,
-    )
-    weight.number_input("Weight", step=0.1, format="%g", key=key_of(f"weight-{term.id}"), label_visibility=labels)
-    if not is_only:
-        key = f"train-remove-{term.id}"
-        remove.button("Remove", key=key, type="tertiary", on_click=_remove_term, args=(term.id,))
-
-
 def _start(draft: Draft, looked: Looked, name_wrong: str | None, runs: Sequence[RunSummary]) -> None:
     with st.container(border=True, key="train-start-card"):
-        _keep("name", draft.values["name"])
+        keep("name", draft.values["name"])
         st.text_input("Name of the run", key=key_of("name"), max_chars=100)
-        _problem(name_wrong)
+        say_problem(name_wrong)
         if looked.check.ok:
             _cost(looked.check.config, runs)
         for problem in looked.others:
-            _problem(problem)
+            say_problem(problem)
         if looked.at:
             count = len(looked.at)
-            _problem(f"{count} field{'s' if count > 1 else ''} to mend: {', '.join(looked.at)}")
+            say_problem(f"{count} field{'s' if count > 1 else ''} to mend: {', '.join(looked.at)}")
         ready = looked.check.ok and name_wrong is None
         st.button("Start", key="train-start", type="primary", width="stretch", disabled=not ready, on_click=_go)
         for problem in st.session_state.pop("train-start-problem", []):
-            _problem(problem)
+            say_problem(problem)
 
 
 def _cost(config: dict[str, Any], runs: Sequence[RunSummary]) -> None:

@@ -12,7 +12,7 @@ from app.train.form import use_config
 from app.train.state import MESSAGE, show_new, watch, watched
 from app.train.watching import watch_panel
 from app.ui import duration, empty_state, error_box, markdown_escaped
-from warp_core.errors import WarpError
+from warp_core.errors import EngineUnreachableError, WarpError
 from warp_core.service.documents import RunState, RunSummary
 from warp_core.service.protocol import TrainRequest
 
@@ -37,12 +37,20 @@ def runs_list(runs: Sequence[RunSummary]) -> None:
 
     def draw() -> None:
         is_tick = next(ticks) > 0
-        now = engine().runs() if is_tick else runs
-        if is_tick and _pace(now) != every:
-            st.rerun()  # the page itself decides how often to look
-        _draw(now)
+        now = _look() if is_tick else runs
+        if now is None or _pace(now) != every:
+            st.rerun()  # the page itself waits for the engine, and decides how often to look
+        else:
+            _draw(now)
 
     st.fragment(run_every=every)(draw)()
+
+
+def _look() -> Sequence[RunSummary] | None:
+    try:
+        return engine().runs()
+    except EngineUnreachableError:
+        return None
 
 
 def _pace(runs: Sequence[RunSummary]) -> float:
