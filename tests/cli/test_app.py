@@ -101,6 +101,7 @@ def test_both_start_are_kept_alive_and_end_together(start, tmp_path):
         assert time.monotonic() - started < 4
         assert (process.returncode, out) == (130, "")
         assert err.splitlines() == [
+            "starting the engine and the web app; Ctrl-C ends both",
             "the engine ended (killed by SIGKILL): it is started again in 0.2 s",
             "the web app ended (killed by SIGKILL): it is started again in 0.2 s",
             "warp-core: interrupted; what was done is kept",
@@ -130,6 +131,7 @@ def test_an_engine_elsewhere(start):
             assert len(psutil.Process(process.pid).children()) == 1
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 130
+            assert process.stderr.readline() == "starting the web app; Ctrl-C ends it\n"
         with HttpEngine(engine, TOKEN) as still_there:
             assert still_there.is_up()
 
@@ -144,6 +146,7 @@ def test_an_engine_that_does_not_start_is_no_riddle(start):
     ("argv", "token", "code", "said"),
     [
         (("--port", "x"), None, 2, "must be a port"),
+        (("--token-file", "token"), None, 2, "give its address with --engine, too"),
         (("nowhere",), None, 2, "no run at 'nowhere', nor of that name in"),
         (("--engine", "nonsense"), TOKEN, 2, "'nonsense' is no address of an engine"),
         (("--engine", "http://127.0.0.1:1"), None, 2, "no token for the engine at http://127.0.0.1:1"),

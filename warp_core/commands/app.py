@@ -36,6 +36,8 @@ def app(args: Namespace) -> Answer:
         EngineUnreachableError: nobody answers at --engine.
         WarpError: one of the two does not start.
     """
+    if args.token_file and not args.engine:
+        raise ConfigError("--token-file is for an engine elsewhere: give its address with --engine, too")
     port = _port(args.port)
     engine = None
     if args.engine is None:
@@ -46,6 +48,7 @@ def app(args: Namespace) -> Answer:
         run = safe_name(args.run) if args.run else BUNDLED
         url, token = _engine_elsewhere(args.engine, args.token_file)
     web = _web_program(port, url, token, run)
+    say(f"starting {'the engine and ' if engine else ''}the web app; Ctrl-C ends {'both' if engine else 'it'}")
     with Supervisor([engine, web] if engine else [web], say=say) as supervisor:
         supervisor.wait_until_ready()
         address = f"http://{HOST}:{port}"
