@@ -12,7 +12,7 @@ import streamlit as st
 
 from app import status, ui, view
 from app.engine import engine
-from warp_core.errors import EngineUnreachableError, WarpError
+from warp_core.errors import WarpError
 from warp_core.service.documents import RunSummary
 
 __all__ = ["PAGES", "import_pages", "main"]
@@ -27,6 +27,7 @@ PAGES = {
 }
 """Module of app.pages, which is the path of its address, too: title and icon of Streamlit's own font."""
 
+NEEDS_NO_ENGINE = "help"
 APP = Path(__file__).resolve().parent
 log = logging.getLogger("warp.app")
 
@@ -52,10 +53,10 @@ def main() -> None:
     try:
         _open_selection()
         chosen.run()
-    except EngineUnreachableError:
-        status.wait_for_engine()
     except WarpError as error:
         ui.error_box(error)
+        if chosen.url_path == NEEDS_NO_ENGINE:
+            chosen.run()
     except Exception as error:
         log.exception("a page failed")
         ui.error_box(error)

@@ -7,24 +7,25 @@ import streamlit as st
 
 from app import ui
 from app.engine import engine, session_id
-from warp_core.errors import EngineUnreachableError
+from warp_core.errors import EngineUnreachableError, WarpError
 from warp_core.service.documents import EngineStatus, RunState, RunSummary
 from warp_core.service.protocol import Job
 
-__all__ = ["strip", "wait_for_engine"]
+__all__ = ["strip"]
 
 JOBS_EVERY_S = 1.0
 RUNS_EVERY_S = 5.0
-BACK_EVERY_S = 1.5
-"""How often a page looks whether the engine is back."""
 
 
 def strip() -> None:
-    """Draw the strip; it draws itself again while jobs or training runs go on."""
+    """Draw the strip; it draws itself again while jobs or training runs go on, and while the engine does not answer.
+
+    What was going on ends with a run of the whole page, which then has the latest points.
+    """
     try:
         every = _tick_of(*_look())
-    except EngineUnreachableError:
-        every = None  # the page itself waits for the engine
+    except WarpError as error:
+        every = _tick_after(error)
     ticks = count()
 
     def draw() -> None:
@@ -35,22 +36,9 @@ def strip() -> None:
     st.fragment(run_every=every)(draw)()
 
 
-def wait_for_engine() -> None:
-    """Say that the engine does not answer, and run the page again as soon as it does."""
-    ui.error_box(EngineUnreachableError("the engine does not answer"))
-    st.fragment(run_every=BACK_EVERY_S)(_look_whether_it_is_back)()
-
-
-def _look_whether_it_is_back() -> None:
-    try:
-        engine().status()
-    except EngineUnreachableError:
-        return
-    st.rerun()
-
-
 def _look() -> tuple[Sequence[Job], Sequence[RunSummary]]:
-    jobs = [job for job in engine().jobs() if not job.state.is_final]
+    """What goes on. Previews come and go with every move of a slider, and their page shows them itself."""
+    jobs = [job for job in engine().jobs() if not job.state.is_final and job.kind != "preview"]
     return jobs, [run for run in engine().runs() if run.state is RunState.RUNNING]
 
 
@@ -58,25 +46,30 @@ def _tick_of(jobs: Sequence[Job], runs: Sequence[RunSummary]) -> float | None:
     return JOBS_EVERY_S if jobs else RUNS_EVERY_S if runs else None
 
 
+def _tick_after(error: WarpError) -> float | None:
+    """Look again where the engine may come back; what is set up wrong stays so."""
+    return ui.BACK_EVERY_S if isinstance(error, EngineUnreachableError) else None
+
+
 def _draw() -> float | None:
     """Draw everything; return how often that is due again."""
     with st.container(key="status", gap="xxsmall"):
         try:
             status, (jobs, runs) = engine().status(), _look()
-        except EngineUnreachableError:
+        except WarpError as error:
             st.caption("Engine: no answer")
-            return None
+            return _tick_after(error)
         _engine_line(status, jobs)
-        mine = [job for job in jobs if job.session == session_id()]
-        for job in mine:
-            _job(job)
+        for job in jobs:
+            if job.session == session_id():
+                _job(job)
         for run in runs:
             _run(run)
     return _tick_of(jobs, runs)
 
 
 def _engine_line(status: EngineStatus, jobs: Sequence[Job]) -> None:
-    state = "ready" if not jobs else "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
+    state = "ready" if not jobs else "at work on 1 job" if len(jobs) == 1 else f"at work on {len(jobs)} jobs"
     device = status.devices[0].name if status.devices else "no device"
     st.caption(f"Engine {state} \u00b7 {ui.markdown_escaped(device)} \u00b7 {ui.size(status.memory_bytes)}")
 

@@ -33,6 +33,8 @@ __all__ = [
 
 PLUS_MINUS = "\u00b1"
 MINUS = "\u2212"
+BACK_EVERY_S = 1.5
+"""How often a page looks whether the engine is back."""
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=])")
 
 
@@ -107,9 +109,13 @@ def empty_state(title: str, what_to_do: str) -> None:
 
 
 def error_box(error: Exception) -> None:
-    """Show what went wrong in the error's own words; a fault of ours is named as one."""
+    """Show what went wrong in the error's own words; a fault of ours is named as one.
+
+    Where the engine does not answer, the page runs again as soon as it does.
+    """
     if isinstance(error, EngineUnreachableError):
         st.warning("The engine does not answer. It is being restarted; this page goes on by itself.")
+        st.fragment(run_every=BACK_EVERY_S)(_go_on_when_it_is_back)()
     elif isinstance(error, WarpError):
         with st.container(border=True):
             st.markdown(":red[**That did not work**]")
@@ -118,6 +124,14 @@ def error_box(error: Exception) -> None:
         with st.container(border=True):
             st.markdown(":red[**A fault of this app**]")
             st.text(f"{type(error).__name__}: the log of the web server says more. What was measured is safe.")
+
+
+def _go_on_when_it_is_back() -> None:
+    try:
+        engine().status()
+    except EngineUnreachableError:
+        return
+    st.rerun()
 
 
 @contextmanager
