@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import streamlit as st
 
 from app import ui
-from app.compare.comparison import Comparison, errors_kept, kept_error
+from app.compare.comparison import Comparison, errors_kept, show_kept_error
 from app.compare.models import CompareModel
 from app.compare.rows import lines_of, shown_text
 from app.compare.votes import VoteIndex
@@ -110,8 +110,7 @@ def _open() -> None:
 def _ballot_paper(comparison: Comparison) -> None:
     """One pair; a vote runs this alone, not the page."""
     with ui.errors_shown():
-        if error := kept_error():
-            ui.error_box(error)
+        show_kept_error()
         votes = VoteIndex(engine().votes(comparison.selection), comparison.models)
         booth = _booth()
         found, _ = _ballots(comparison)

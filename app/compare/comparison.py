@@ -7,16 +7,17 @@ from typing import cast
 
 import streamlit as st
 
+from app import ui
 from app.compare.judges import Judge, from_report, judge_names, stored
 from app.compare.models import CompareModel
 from app.compare.rows import Row, aligned
 from app.compare.votes import VoteIndex
-from warp_core.errors import WarpError
+from warp_core.errors import EngineUnreachableError, WarpError
 from warp_core.service.documents import FrontDocument, JudgeReport, SampleRow
 from warp_core.service.interface import Engine
 from warp_core.service.protocol import Selection, Vote
 
-__all__ = ["JUDGE_KEY", "OTHER_JUDGE", "REPORT_KEY", "Comparison", "errors_kept", "judge_of", "kept_error", "load"]
+__all__ = ["JUDGE_KEY", "OTHER_JUDGE", "REPORT_KEY", "Comparison", "errors_kept", "judge_of", "load", "show_kept_error"]
 
 OTHER_JUDGE = "Another reward"
 JUDGE_KEY, REPORT_KEY = "compare_judge", "compare_report"
@@ -87,13 +88,17 @@ def judge_of(comparison: Comparison) -> Judge | None:
 
 @contextmanager
 def errors_kept() -> Iterator[None]:
-    """For what a click does before the page is drawn: keep a WarpError for `kept_error`."""
+    """For what a click does before the page is drawn: keep a WarpError for `show_kept_error`."""
     try:
         yield
     except WarpError as error:
         st.session_state[_ERROR] = error
 
 
-def kept_error() -> WarpError | None:
-    """Return the error that was kept, once."""
-    return cast(WarpError | None, st.session_state.pop(_ERROR, None))
+def show_kept_error() -> None:
+    """Show the error that was kept, once."""
+    error = st.session_state.pop(_ERROR, None)
+    if isinstance(error, EngineUnreachableError):
+        st.warning("The engine did not answer, so nothing was stored or started. Please try again.")
+    elif error is not None:
+        ui.error_box(error)

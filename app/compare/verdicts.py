@@ -196,7 +196,7 @@ def _counts(cell: Preference) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 26 else name[:25] + "\u2026"
+    return name if len(name) <= 32 else name[:31] + "\u2026"
 
 
 def _agreement(comparison: Comparison, judge: Judge, limits: Thresholds | None) -> None:

@@ -4,7 +4,7 @@ import streamlit as st
 
 from app import ui
 from app.compare.booth import is_voting, voting
-from app.compare.comparison import kept_error, load
+from app.compare.comparison import load, show_kept_error
 from app.compare.models import default_evaluation
 from app.compare.picker import choose_evaluation, choose_models, measure_missing, model_table
 from app.compare.table import completions
@@ -26,8 +26,7 @@ def render() -> None:
         WarpError: the engine does not answer, or cannot.
     """
     st.title("Compare", anchor=False)
-    if error := kept_error():
-        ui.error_box(error)
+    show_kept_error()
     view = current_view()
     if not view.has_selection:
         ui.empty_state("Nothing to compare yet", "Choose a run or checkpoints in Explore, or train a run.")

@@ -171,12 +171,25 @@ def test_a_vote_that_cannot_be_stored_is_not_counted(
     with monkeypatch.context() as patch:
         patch.setattr(fake, "vote", refuse)
         page.button(key="compare_grade_1").click().run()
-    assert any("engine does not answer" in warning.value for warning in page.warning)
+    assert ["did not answer, so nothing was stored" in warning.value for warning in page.warning] == [True]
     assert component(page)["panes"] == before
     assert page.get("progress")[0].proto.text == "0 of 32 voted"
     page.button(key="compare_grade_1").click().run()
     assert len(fake.votes(RUN)) == 1
     assert not page.warning
+
+
+def test_an_engine_that_goes_away_is_waited_for_and_no_vote_is_lost(open_page: OpenPage, fake: FakeEngine):
+    page = voting(open_page)
+    page.button(key="compare_grade_3").click().run()
+    before = component(page)["panes"]
+    fake.down = True
+    page.button(key="compare_grade_1").click().run()
+    fake.down = False
+    page.run()
+    assert not page.exception
+    assert [vote.score for vote in fake.votes(RUN)] == [0.5]
+    assert component(page)["panes"] == before
 
 
 # Preferences

@@ -36,16 +36,23 @@ def the(found: Preference | None) -> Preference:
 
 
 def test_the_score_is_the_mean_with_the_sign_of_the_order():
-    ballots = votes(1.5, 0.5, 0.0, prompts=["p", "p", "q"])
+    ballots = votes(1.5, 0.5, 0.0, 1.0, prompts=["p", "p", "q", "r"])
     ballots += votes(0.5, first="B", second="A", prompts=["q"])
+    ballots += votes(1.0, first="B", second="A", prompts=["s"])
     ballots += votes(1.5, first="A", second="C")
     found = the(preference(ballots, "A", "B"))
-    # 1.5, 0.5 | 0, -0.5: mean .375; residual sums +-1.25; se^2 = 2 (1.25^2 + 1.25^2) / 4^2 = .390625, se = .625
-    assert found.score == 0.375
-    assert (found.wins, found.ties, found.losses, found.n, found.num_prompts) == (2, 1, 1, 4, 2)
-    assert found.method == "normal"
-    assert found.low == pytest.approx(0.375 - 1.959964 * 0.625)
-    assert found.high == 1.5  # 1.6 is off the scale
+    # 1.5, 0.5 | 0, -0.5 | 1 | -1: mean 1.5 / 6 = .25; residual sums 1.5, -1, .75, -1.25;
+    # se^2 = 4 / 3 (2.25 + 1 + .5625 + 1.5625) / 6^2 = .199074, se = .446177; t with 3 degrees of freedom 3.182
+    assert found.score == 0.25
+    assert (found.wins, found.ties, found.losses, found.n, found.num_prompts) == (3, 1, 2, 6, 4)
+    assert found.method == "t"
+    assert found.low == pytest.approx(0.25 - 3.182 * 0.446177, abs=1e-5)
+    assert found.high == 1.5  # 1.67 is off the scale
+
+
+def test_two_votes_prove_nothing():
+    found = the(preference(votes(1.0, 1.5), "A", "B"))  # se = .25, t = 12.706
+    assert (found.low, found.high) == (-1.5, 1.5)
 
 
 def test_the_other_side_sees_the_mirror_image():
@@ -95,8 +102,8 @@ def test_votes_on_one_prompt_count_as_one_observation():
     assert (five_times.low, five_times.high) == pytest.approx((once.low, once.high))
 
 
-@pytest.mark.parametrize(("count", "method"), [(7, "normal"), (8, "bootstrap"), (1000, "bootstrap"), (1001, "normal")])
-def test_few_prompts_and_very_many_take_the_normal_interval(count: int, method: str):
+@pytest.mark.parametrize(("count", "method"), [(7, "t"), (8, "bootstrap"), (1000, "bootstrap"), (1001, "t")])
+def test_few_prompts_and_very_many_take_students_interval(count: int, method: str):
     found = the(preference(votes(*[1.0 if i % 3 else -0.5 for i in range(count)]), "A", "B"))
     assert found.method == method
     assert found.low is not None

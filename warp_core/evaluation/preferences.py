@@ -9,7 +9,9 @@ Table 1): 1.5 the first is much better, 1 better, 0.5 slightly better, 0 a tie, 
 
 Its 95 % interval takes prompts as what varies, since judgements of one prompt resemble each other: prompts are drawn
 with replacement (cluster bootstrap, percentiles, fixed seed), or, with fewer than 8 prompts, too few to resample, or
-more than 1000, where both are the same, mean +- 1.96 cluster-robust standard errors (`statistics.clustered_mean`).
+more than 1000, where both are the same, mean +- t cluster-robust standard errors (`statistics.clustered_mean`), t being
+Student's 97.5 % quantile for one degree of freedom less than there are prompts: with two prompts it is 12.7, and two
+votes for one model prove nothing.
 Where all prompts say the same, or there is only one, nothing is known about the spread, and there is no interval.
 """
 
@@ -44,7 +46,8 @@ __all__ = [
 SCALE = (1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -1.5)
 """What a judgement can be, from `the first is much better` to `the second is much better`."""
 _BOUND = SCALE[0]
-_Z_95 = 1.959964
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447)  # 97.5 % quantiles for 1 to 6 degrees of freedom
+_NORMAL = 1.960
 _DRAWS = 4000
 _SEED = 20240624
 _MIN_RESAMPLED, _MAX_RESAMPLED = 8, 1000
@@ -73,7 +76,7 @@ class Preference:
     low: float | None
     high: float | None
     """95 % interval; None with one prompt, or where all prompts say the same."""
-    method: Literal["bootstrap", "normal"] | None
+    method: Literal["bootstrap", "t"] | None
     """How the interval was found."""
     wins: int
     ties: int
@@ -235,12 +238,13 @@ def agreement(first: Sequence[float], second: Sequence[float]) -> Agreement:
 
 def _interval(
     scores: Sequence[float], prompts: Sequence[Hashable], estimate: Estimate
-) -> tuple[float | None, float | None, Literal["bootstrap", "normal"] | None]:
+) -> tuple[float | None, float | None, Literal["bootstrap", "t"] | None]:
     if not estimate.se:
         return None, None, None
     if not _MIN_RESAMPLED <= estimate.num_clusters <= _MAX_RESAMPLED:
-        half = _Z_95 * estimate.se
-        return max(-_BOUND, estimate.mean - half), min(_BOUND, estimate.mean + half), "normal"
+        freedom = estimate.num_clusters - 1
+        half = estimate.se * (_STUDENT[freedom - 1] if freedom <= len(_STUDENT) else _NORMAL)
+        return max(-_BOUND, estimate.mean - half), min(_BOUND, estimate.mean + half), "t"
     place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
     index_B = np.array([place[prompt] for prompt in prompts])
     sums_G = np.bincount(index_B, weights=np.asarray(scores, dtype=np.float64))
