@@ -237,9 +237,7 @@ def test_typed_numbers_are_read_strictly(blank: Page, text: str, value: float | 
 
 def test_ticks_are_round_and_inside(blank: Page):
     ranges = [[-0.3, 25.1], [0, 0.031], [3, 3.4]]
-    found = run(
-        blank, "return data.map(([low, high]) => niceTicks(low, high, 6));", [[-0.3, 25.1], [0, 0.031], [3, 3.4]]
-    )
+    found = run(blank, "return data.map(([low, high]) => niceTicks(low, high, 6));", ranges)
     assert found[0] == {"values": [0, 5, 10, 15, 20, 25], "decimals": 0}
     assert found[1]["values"] == pytest.approx([0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03])
     assert (found[1]["decimals"], found[2]["decimals"]) == (3, 2)

@@ -168,8 +168,8 @@ class Drawing {
         const [mx, my] = [point.metrics[model.x], point.metrics[model.y]];
         if (!mx || !my || (point.dominated && model.hidden.has("dominated"))) continue;
         if (!frame.x.contains(mx[0]) || !frame.y.contains(my[0])) continue;
-        const target = { point, series, x: frame.x.at(mx[0]), y: frame.y.at(my[0]) };
-        target.node = this.pointNode(model, target);
+        const target = { point, x: frame.x.at(mx[0]), y: frame.y.at(my[0]), canChoose: Boolean(point.place) };
+        target.node = this.pointNode(model, series, target);
         group.append(target.node);
         this.targets.push(target);
         if (series.kind !== "training" && !point.dominated) errors += errorBars(frame, mx, my);
@@ -182,7 +182,7 @@ class Drawing {
     this.targets.sort((a, b) => a.x - b.x || b.y - a.y);
   }
 
-  pointNode(model, { point, series, x, y }) {
+  pointNode(model, series, { point, x, y, canChoose }) {
     const isRun = series.kind === "training";
     const size = isRun ? 2 : point.kind === "policy" ? RADIUS + 0.6 : RADIUS;
     const node = svg("path", {
@@ -190,7 +190,7 @@ class Drawing {
       transform: `translate(${x.toFixed(2)} ${y.toFixed(2)})`,
       class: point.dominated ? "dominated" : null,
     });
-    if (!isRun && point.place) {
+    if (canChoose) {
       setAll(node, { role: "button", tabindex: -1, "aria-label": describePoint(model, point).join(", ") });
       node.dataset.key = point.key;
     }
@@ -202,12 +202,14 @@ class Drawing {
     if (model.data.reference === null) marks.unshift({ place: SFT_PLACE, label: "", isReference: true });
     const parts = [];
     const taken = [];
+    this.pinTargets = [];
     const obstacles = [...this.targets, ...this.curvePoints(model, frame)];
     for (const mark of marks) {
       const position = model.positionOf(mark.place);
       if (!position || !frame.x.contains(position[0]) || !frame.y.contains(position[1])) continue;
       const [x, y] = [frame.x.at(position[0]), frame.y.at(position[1])];
       parts.push(svg("circle", { cx: x, cy: y, r: 9.5, class: mark.isReference ? "reference" : null }));
+      if (mark.label) this.pinTargets.push({ point: { ...mark, kind: "pin", metrics: {} }, x, y, canChoose: true });
       const text = [mark.label, mark.isReference ? (mark.label ? "(reference)" : "reference") : ""].join(" ").trim();
       const box = placeLabel(frame, obstacles, taken, { x, y, width: textWidth(text, frame.font) });
       taken.push(box);
@@ -275,6 +277,9 @@ function describePoint(model, point) {
     lines.push(`${name} ${formatWithError(...known)} ${unit}`.trim());
   }
   if (point.n) lines.push(`n = ${point.n}`);
+  if (point.kind === "pin") lines.push("pin");
+  else if (point.kind === "training") lines.push("while training");
+  else if (!point.place) lines.push("the sliders cannot reach it");
   if (point.dominated) lines.push("dominated: another point has no more KL and no less reward");
   return lines;
 }

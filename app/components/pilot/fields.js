@@ -62,7 +62,7 @@ class SliderField {
       class: "number", type: "text", inputmode: "decimal", autocomplete: "off", "aria-label": `${name}, as a number`,
     });
     this.marks = html("span", { class: "marks", "aria-hidden": "true" });
-    this.label = html("span", { class: "name" }, label);
+    this.label = html("span", { class: "name", title: label }, label);
     const track = html("span", { class: "track" }, this.range, this.marks);
     this.node = html("div", { class: "field" }, this.label, track, number);
     this.number = new NumberField(number, { name, max, say, take: (value) => owner.set(toChange(value)) });
@@ -92,7 +92,9 @@ class SliderField {
       const value = keyTarget(event, this.value, this.max());
       if (value === null) return;
       event.preventDefault();
-      if (value !== this.value) owner.setSoon(this.toChange(value));
+      if (value === this.value) return;
+      this.value = value; // the next key may come before the next frame
+      owner.setSoon(this.toChange(value));
     });
     range.addEventListener("blur", () => owner.flush());
     if (onDouble) range.addEventListener("dblclick", onDouble);

@@ -21,7 +21,6 @@ class Pilot {
     this.data = data;
     this.root.style.setProperty("--pilot-height", `${data.height}px`);
     this.model.takeData(data);
-    if (!this.model.place) this.model.takeView(data);
     this.takeView();
     this.plot.wake();
     this.onFrame("draw", () => this.drawMoving());
@@ -47,7 +46,8 @@ class Pilot {
 
   /** Take the position from Python, unless the user has moved on since, or is just moving. */
   takeView() {
-    if (this.isDragging || this.timer !== null || this.data.seq < this.seq) return;
+    const isOther = this.model.weights.length !== this.data.policies.length; // other models: their sliders are others
+    if (!isOther && (this.isDragging || this.timer !== null || this.data.seq < this.seq)) return;
     this.seq = this.data.seq;
     this.model.takeView(this.data);
   }

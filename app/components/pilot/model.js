@@ -29,7 +29,7 @@ class Model {
     return this.extrapolate || this.place.eta > 1 ? 2 : 1;
   }
 
-  /** Take what was measured and computed. Returns whether points or geometry differ from before. */
+  /** Take what was measured and computed. */
   takeData(data) {
     const before = this.data;
     this.data = data;
@@ -42,7 +42,6 @@ class Model {
     }
     if (geometry) this.geometry = data.geometry && prepareGeometry(data.geometry);
     if (prediction) this.surface = this.geometry && data.prediction && makeSurface(this.geometry, data.prediction);
-    return points || prediction;
   }
 
   /** Take position, axes and switches as Python has them. */
@@ -174,7 +173,8 @@ class Model {
   /** Why nothing is predicted here, in one line; empty where something is. */
   get whyNoPrediction() {
     if (this.place.method === "slerp-weights") return "SLERP of weights is known only where it was measured";
-    if (this.geometry?.iteration !== this.place.iteration) return "No prediction yet: the geometry is being computed";
+    if (!this.geometry) return "No prediction yet: the geometry is being computed";
+    if (this.geometry.iteration !== this.place.iteration) return `Iteration ${this.place.iteration} is being opened`;
     const ray = this.ray;
     if (ray?.opposite !== undefined) return `No SLERP: task vectors in ${ray.opposite} are opposite. LERP works.`;
     return ray?.quadratics ? "" : "No prediction yet: it needs four measured points";

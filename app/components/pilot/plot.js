@@ -71,6 +71,7 @@ class Plot {
     const zoom = isHeld ? [this.frame.x, this.frame.y].map(({ low, high }) => [low, high]) : this.zoom;
     this.frame = makeFrame(model, { width, height }, zoom, font);
     this.drawing.draw(model, this.frame, isEmpty);
+    if (this.zoom && !this.drawing.targets.length) this.setZoom(null); // other points: nothing of them is in the box
     this.live.resize(this.frame);
     this.drawBars();
     this.legend.draw(model);
@@ -109,7 +110,7 @@ class Plot {
 
   /** Points that can be chosen, from left to right. */
   reachable() {
-    return this.drawing.targets.filter(({ node }) => node.dataset.key);
+    return this.drawing.targets.filter((target) => target.canChoose);
   }
 
   nearest({ x, y }, targets) {
@@ -203,7 +204,7 @@ class Plot {
   }
 
   click(at) {
-    const target = this.nearest(at, this.reachable());
+    const target = this.nearest(at, this.reachable()) ?? this.nearest(at, this.drawing.pinTargets);
     if (target) this.choose(target.point);
   }
 
@@ -225,9 +226,8 @@ class Plot {
   hoverAt(at) {
     if (this.gesture) return;
     const grip = this.grip(at);
-    const target = this.nearest(at, this.drawing.targets);
-    const isOnPoint = target && grip !== "marker";
-    this.canvas.dataset.cursor = isOnPoint && target.node.dataset.key ? "point" : grip;
+    const target = this.nearest(at, this.drawing.targets) ?? this.nearest(at, this.drawing.pinTargets);
+    this.canvas.dataset.cursor = target?.canChoose && grip !== "marker" ? "point" : grip;
     if (target) this.point(target);
     else this.pointCurve(at);
   }
@@ -239,10 +239,7 @@ class Plot {
       this.tip.classList.remove("shown");
       return;
     }
-    const lines = describePoint(this.model, target.point);
-    if (target.series.kind === "training") lines.push("while training");
-    else if (!target.node.dataset.key) lines.push("the sliders cannot reach it");
-    this.showTip(lines, target);
+    this.showTip(describePoint(this.model, target.point), target);
   }
 
   pointCurve(at) {
