@@ -60,6 +60,8 @@ def export(library: Library, request: ExportRequest, context: Context) -> dict[s
     sources = library.sources(request.selection, request.place.iteration)
     recipe = library.recipe(request.selection, request.place)
     base_name = _base_name(library, request, sources)
+    config = library.measuring(request.selection)
+    prompts = library.prompts(request.selection)
     share = 0.5 if request.verify else 1.0
     geometry = compute_geometry(
         sources.init,
@@ -81,8 +83,6 @@ def export(library: Library, request: ExportRequest, context: Context) -> dict[s
         base_name=base_name,
         progress=_part(context, 0.4 * share, share, "writing"),
     )
-    config = library.measuring(request.selection)
-    prompts = library.prompts(request.selection)
     checked = _checked(sources, request, report, config, prompts[:COMPARED_PROMPTS], context) if request.verify else {}
     # Our name for the embedded model means nothing to other programs.
     base = base_name if base_name and base_name != EMBEDDED else str(sources.sft.path.resolve())
