@@ -21,6 +21,7 @@ from app.explore.formula import formula, shares, shares_note
 from app.explore.mixing import mix, predict
 from app.explore.state import Desk, kept, selection_key
 from app.links import open_page
+from app.view import MAX_PINS
 from warp_core.errors import GeometryError, RecipeError
 from warp_core.service.documents import FrontPoint, Metric
 from warp_core.service.places import place_label, same_place
@@ -91,6 +92,7 @@ def _buttons(desk: Desk) -> None:
     is_measured = point_at(desk.front, view.place, evaluation=default) is not None
     to_sweep = [one for one in actions.curve(view.place) if point_at(desk.front, one, evaluation=default) is None]
     pinned = [index for index, pin in enumerate(view.pins) if same_place(pin.place, view.place)]
+    is_full = len(view.pins) >= MAX_PINS
     with st.container(horizontal=True, vertical_alignment="center", key="position-buttons"):
         st.button(
             "Measure",
@@ -114,14 +116,15 @@ def _buttons(desk: Desk) -> None:
         st.button(
             "Pinned" if pinned else "Pin",
             key="pin",
-            disabled=bool(pinned),
+            disabled=bool(pinned) or is_full,
+            help=f"There is room for {MAX_PINS} pins: remove one." if is_full else None,
             on_click=actions.rerun_page(actions.pin),
             args=(view.place,),
         )
         st.button(
             "Make reference",
             key="make-reference",
-            disabled=same_place(reference_of(desk)[0], view.place),
+            disabled=same_place(reference_of(desk)[0], view.place) or (is_full and not pinned),
             help="Differences are then to this point.",
             on_click=actions.rerun_page(actions.make_reference),
             args=(view.place,),
