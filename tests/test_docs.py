@@ -11,7 +11,11 @@ from types import ModuleType
 import pytest
 
 from tests import tiny
+from tests.service.served import served
+from warp_core.service.fake import FakeEngine
 
+# Where docs/engine.md has its engine; the tests have theirs on a free port.
+ENGINE_OF_THE_PAGES, TOKEN_OF_THE_PAGES = "http://127.0.0.1:8765", "choose-one"
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -90,8 +94,9 @@ def test_the_readme_merges_a_layer_by_the_paper():
 )
 def test_code_in_the_pages_runs(page):
     names: dict[str, object] = {}
-    for block in code_in(page):
-        exec(compile(block, page.name, "exec"), names)
+    with served(FakeEngine(), token=TOKEN_OF_THE_PAGES) as address:
+        for block in code_in(page):
+            exec(compile(block.replace(ENGINE_OF_THE_PAGES, address), page.name, "exec"), names)
 
 
 def test_generated_parts_are_up_to_date():

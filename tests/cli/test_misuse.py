@@ -327,7 +327,7 @@ def test_a_fault_of_ours_shows_its_trace_and_how_to_report_it(cli, monkeypatch):
     def broken(*args, **kwargs):
         raise KeyError("the mistake of a programmer")
 
-    monkeypatch.setattr(models_command, "open_model", broken)
+    monkeypatch.setattr(models_command, "open_all", broken)
     said = cli(*GEOMETRY.split(), "policy0", "--json")
     assert (said.code, said.out) == (1, "")
     assert "Traceback" in said.err

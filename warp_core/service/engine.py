@@ -78,7 +78,7 @@ class LocalEngine:
 
     def status(self) -> d.EngineStatus:
         """Versions, devices, memory, load."""
-        states = [job.state for job in self._queue.jobs(None)]
+        waiting, running = self._queue.counts()
         return d.EngineStatus(
             version=warp_core.__version__,
             pid=os.getpid(),
@@ -87,8 +87,8 @@ class LocalEngine:
             devices=(_device_note(self._device),),
             loaded=self._bench.loaded(),
             memory_bytes=psutil.Process().memory_info().rss,
-            queued=states.count(p.JobState.QUEUED),
-            running=states.count(p.JobState.RUNNING),
+            queued=waiting,
+            running=running,
         )
 
     def runs(self) -> Sequence[d.RunSummary]:
