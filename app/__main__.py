@@ -30,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from app.server import run
 
-    run(port=asked.port, host=asked.host)
+    try:
+        run(port=asked.port, host=asked.host)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

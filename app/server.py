@@ -1,7 +1,8 @@
 """The web server: Streamlit with settings that keep it on this machine, and headers that keep pages to themselves.
 
 Every request and WebSocket must name a host that is ours (a page elsewhere that points its own name at 127.0.0.1 gets
-nothing), and the browser is told to fetch nothing from anywhere else and to show the app in no other page's frame.
+nothing), a page of another origin opens no socket, and the browser is told to fetch nothing from anywhere else and to
+show the app in no other page's frame.
 """
 
 import base64
@@ -19,14 +20,15 @@ from typing import Any
 
 import psutil
 import streamlit as st
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["SETTINGS_FILE", "SecurityHeaders", "content_security_policy", "host_names", "run", "settings"]
+__all__ = ["SETTINGS_FILE", "SameOrigin", "SecurityHeaders", "content_security_policy", "host_names", "run", "settings"]
 
 APP = Path(__file__).resolve().parent
 SCRIPT = APP / "entry" / "warp.py"
@@ -108,6 +110,26 @@ class SecurityHeaders:
         await self._app(scope, receive, with_headers if scope["type"] in ("http", "websocket") else send)
 
 
+class SameOrigin:
+    """ASGI middleware that refuses sockets and changes which a page of another origin asks for.
+
+    Streamlit alone would let in every page of this machine, whatever port it came from.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on if it comes from our own pages, or from no page at all."""
+        if scope["type"] == "websocket" or (scope["type"] == "http" and scope["method"] not in ("GET", "HEAD")):
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")
+            if origin is not None and origin.partition("://")[2] != headers.get("host"):
+                await PlainTextResponse("this page may not ask that", status_code=403)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 def application(*, host: str = "127.0.0.1") -> st.App:
     """Return the ASGI application."""
     index = Path(st.__file__).parent / "static" / "index.html"
@@ -117,6 +139,7 @@ def application(*, host: str = "127.0.0.1") -> st.App:
         middleware=[
             Middleware(SecurityHeaders, policy=policy),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(host_names(host)), www_redirect=False),
+            Middleware(SameOrigin),
         ],
         # The first page has the empty path; its name leads there, too.
         routes=[Route(f"/{FIRST_PAGE}", _to_first_page)],
