@@ -29,6 +29,7 @@ __all__ = [
     "Name",
     "Pane",
     "PaneRequest",
+    "PaneState",
     "Place",
     "PrepareRequest",
     "PreviewRequest",
@@ -119,12 +120,15 @@ class PaneRequest(Model):
     place: Place
 
 
+PaneState = Literal["waiting", "merging", "sampling", "scoring", "done"]
+
+
 class Pane(Model):
     """The token buffer of one model in a preview."""
 
     id: str
     place: Place
-    state: Literal["waiting", "merging", "sampling", "scoring", "done"]
+    state: PaneState
     completions: tuple[Completion, ...] = ()
 
 

@@ -1,0 +1,154 @@
+"""Full checkpoints side by side: the sources of a merge once in memory, and a live model per pane that they move.
+
+Memory: the init, every policy and the SFT policy of one iteration, and up to three live models, made when they are
+first needed and as far as the memory allows; with fewer of them than models the panes take turns.
+"""
+
+import copy
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import psutil
+import torch
+
+from warp_core.policy.model import Policy, load_policy, pointed_at
+from warp_core.service.seats import SFT_KEY, Blend, Seat
+from warp_core.weights import Checkpoint, ResidentMerge
+
+__all__ = ["Slots", "free_bytes"]
+
+MAX_LIVE = 3
+_RESERVE_BYTES = 1 << 29  # for activations, logits and everyone else
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the memory that can still be taken on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+@dataclass(kw_only=True, eq=False)
+class _Live:
+    """A model whose weights move; `merge` moves them, `key` says which blend they are."""
+
+    policy: Policy
+    merge: ResidentMerge | None = None
+    key: str | None = None
+    used: int = 0
+
+
+class Slots:
+    """Live models for merges of full checkpoints. Not safe for two threads at once.
+
+    Args:
+        sft: the SFT policy, whose architecture and tokenizer all have.
+        device: where they live.
+        dtype: what they compute in.
+    """
+
+    def __init__(self, sft: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
+        self._sft, self._device, self._dtype = sft, device, dtype
+        first = load_policy(sft.path, device=device, dtype=dtype)
+        self._live = [_Live(policy=first, key=SFT_KEY)]
+        self._resident: ResidentMerge | None = None
+        self._sources: tuple[str, ...] = ()
+        self._calls = 0
+
+    @property
+    def policy(self) -> Policy:
+        """One of the live models: its tokenizer and configuration are those of all."""
+        return self._live[0].policy
+
+    @property
+    def num_live(self) -> int:
+        """How many live models there are."""
+        return len(self._live)
+
+    def seats(self, blends: Sequence[Blend]) -> tuple[list[Seat], bool]:
+        """Return a seat per blend, in order, and whether all of them can be held at once.
+
+        Where they cannot, `begin` of one seat may take the weights of another away.
+        """
+        self._calls += 1
+        wanted = list(dict.fromkeys(blend.key for blend in blends))
+        self._make_room(len(wanted), blends[0])
+        together = len(wanted) <= len(self._live)
+        chosen = self._assign(wanted)
+        for key in wanted:
+            chosen[key].used = self._calls
+        sft = next((chosen[blend.key].policy for blend in blends if blend.is_sft), None) if together else None
+        seats = []
+        for number, blend in enumerate(blends):
+            live = chosen[blend.key]
+            seats.append(
+                Seat(
+                    panes=(number,),
+                    policy=live.policy,
+                    begin=partial(self._put, live, blend),
+                    reference=sft,
+                    anchor=partial(self._at_sft, live),
+                )
+            )
+        return seats, together
+
+    def _make_room(self, wanted: int, blend: Blend) -> None:
+        """Make more live models where they are wanted and the memory allows, the sources still to be read included."""
+        held = {one.full.id: one.full for one in blend.checkpoints} if self._resident is None else {}
+        sources = sum(entry.numel * entry.dtype.itemsize for one in held.values() for entry in one.tensors.values())
+        size = sum(tensor.numel() * tensor.element_size() for tensor in self.policy.model.parameters())
+        while len(self._live) < min(wanted, MAX_LIVE) and free_bytes(self._device) > size + sources + _RESERVE_BYTES:
+            twin = replace(self.policy, model=copy.deepcopy(self.policy.model))
+            self._live.append(_Live(policy=twin))
+
+    def _assign(self, wanted: Sequence[str]) -> dict[str, _Live]:
+        """Give every key a live model: the one that is it already, or else the one that was not used for longest."""
+        chosen = {live.key: live for live in self._live if live.key in wanted}
+        found: dict[str, _Live] = {key: chosen[key] for key in wanted if key in chosen}
+        rest = sorted((live for live in self._live if live not in found.values()), key=lambda live: live.used)
+        turns = rest or self._live[-1:]
+        for number, key in enumerate(key for key in wanted if key not in found):
+            found[key] = turns[number % len(turns)]
+        return found
+
+    def _put(self, live: _Live, blend: Blend) -> None:
+        if live.key == blend.key:
+            return
+        live.key = None
+        merge = self._merge_for(live, blend)
+        if blend.coefficients is not None:
+            merge.move(blend.coefficients)
+        else:
+            held = merge.parameters_of(self._sft)
+            with torch.no_grad():
+                for name, parameter in live.policy.model.named_parameters():
+                    parameter.copy_(held[name])
+        live.key = blend.key
+
+    def _merge_for(self, live: _Live, blend: Blend) -> ResidentMerge:
+        """What moves a live model among the sources of a blend; those of another iteration are let go of."""
+        sources = blend.sources
+        ids = tuple(one.id for one in blend.checkpoints)
+        if self._resident is None or ids != self._sources:
+            self._resident = None
+            for other in self._live:
+                other.merge = None
+            gc.collect()
+            self._resident = live.merge = ResidentMerge(
+                live.policy.model, init=sources.init, policies=sources.policies, towards=sources.towards
+            )
+            self._sources = ids
+        elif live.merge is None:
+            live.merge = self._resident.beside(live.policy.model)
+        assert live.merge is not None
+        return live.merge
+
+    @contextmanager
+    def _at_sft(self, live: _Live) -> Iterator[None]:
+        assert self._resident is not None, "a seat begins before it scores"
+        held = self._resident.parameters_of(self._sft)
+        with pointed_at(live.policy.model, {name: tensor.to(self._dtype) for name, tensor in held.items()}):
+            yield
