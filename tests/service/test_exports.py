@@ -95,6 +95,12 @@ class TestAdapters:
         assert torch.allclose(logits_of(model), logits_of(in_memory(library, TINY, LATER)), atol=atol)
         assert {"adapter_config.json", "adapter_model.safetensors"} <= set(report.files)
 
+    @pytest.mark.parametrize("place", [SFT, single(1, 2), Place(iteration=2, eta=0.0, towards="init")])
+    def test_at_the_ends(self, library, place):
+        report = exported(library, place=place, form="adapter")
+        assert report.verified is True
+        assert report.max_difference < 1e-6
+
     def test_name_their_base_so_that_it_is_found(self, library, made):
         for name, selection, place in (("run", TINY, LATER), ("models", made.lora, Place(eta=0.5))):
             out = Path(exported(library, selection, place, name, form="adapter").out)

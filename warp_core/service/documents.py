@@ -50,8 +50,8 @@ class FrontPoint(Model):
     kind: Literal["sft", "policy", "merge", "training"]
     label: str
     place: Place | None = None
-    """Where the sliders have to be for this model; None for a moment of a training run, and for granularity other than
-    layer."""
+    """Where the sliders have to be for this model; None for a moment of a training run, and for another granularity
+    than the run merges with (layer where there is no run)."""
     iteration: int | None = None
     policy: int | None = None
     """1-based, for kinds policy and training."""

@@ -132,12 +132,13 @@ class Library:
             EnvironmentProblem: a model has to be fetched and cannot be.
             WorkspaceError: there is no such run or iteration, or it is not finished.
         """
+        known = self.opened(selection, iteration)
+        if known is not None:
+            return known  # without waiting for another selection that takes long to open
         run = self.run_of(selection)
         key = _key(run, selection, iteration)
         with self._opening:
-            known = self._sources.get(key)
-            if known is None or not _is_unchanged(known):
-                known = self._open(run, selection, iteration)
+            known = self.opened(selection, iteration) or self._open(run, selection, iteration)
             # Replaced as a whole: `opened` reads it without waiting for an opening that takes long.
             rest = [item for item in self._sources.items() if item[0] != key]
             self._sources = dict([*rest[1 - _KEPT :], (key, known)])
@@ -186,11 +187,11 @@ class Library:
         """
         key = tuple(terms)
         with self._loading:
-            known = self._rewards.pop(key, None) or load_reward(key, device=str(pick_device()))
-            self._rewards[key] = known
+            if key not in self._rewards:
+                self._rewards[key] = load_reward(key, device=str(pick_device()))
             for oldest in list(self._rewards)[:-_KEPT]:
                 del self._rewards[oldest]
-        return known
+            return self._rewards[key]
 
     def ask(
         self,
