@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 import torch
 
 from warp_core.errors import UserError
@@ -15,16 +14,12 @@ from warp_core.service.documents import CheckedModel, CheckReport
 from warp_core.service.jobs import Context
 from warp_core.service.library import Library
 from warp_core.service.protocol import CheckRequest, Selection
+from warp_core.service.slots import MAX_LIVE, free_bytes
 from warp_core.training.warp import Sources
 from warp_core.weights import Checkpoint, adapter_base_name, check_checkpoint, require_mixable
 from warp_core.workspace.sources import resolve_model
 
 __all__ = ["check", "needed_bytes"]
-
-# Copies of the model that are moved from recipe to recipe: with adapters one for previews and one that is measured; of
-# full checkpoints up to one for each pane and one that is measured.
-LIVE_OF_ADAPTERS = 2
-LIVE_OF_FULL = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,20 +67,25 @@ def check(library: Library, request: CheckRequest, context: Context) -> dict[str
         problems=tuple(dict.fromkeys(problems)),
         models=tuple(map(_described, parts.values())),
         needed_bytes=needed,
-        available_bytes=_available_bytes(device),
+        available_bytes=free_bytes(device),
         device=str(device),
     ).model_dump(mode="json")
 
 
 def needed_bytes(sources: Sources, dtype: torch.dtype) -> int:
-    """Estimate what exploring takes in memory: the sources of the merges, and the models that move."""
+    """Estimate what exploring takes in memory: previews and measurements have models of their own.
+
+    Adapters: a base for the previews, a base and a model that moves for the measurements, and the factors for each.
+    Full checkpoints: init, policies and SFT policy for each, a model that moves for every pane and one that is
+    measured; with less, the panes take turns.
+    """
     policies = [*sources.policies, sources.init]
     live = sources.sft.num_params * dtype.itemsize
     if any(policy.kind == "adapter" for policy in policies):
         factors = sum(_num_params(one) for one in policies if one.kind == "adapter") * torch.float32.itemsize
-        return _size_bytes(sources.sft) + LIVE_OF_ADAPTERS * live + factors
+        return _size_bytes(sources.sft) + 2 * (live + factors)
     held = [*policies, *([sources.towards] if sources.towards else [])]
-    return sum(map(_size_bytes, held)) + LIVE_OF_FULL * live
+    return 2 * sum(map(_size_bytes, held)) + (MAX_LIVE + 1) * live
 
 
 def _iterations(library: Library, selection: Selection) -> list[int]:
@@ -126,12 +126,6 @@ def _num_params(one: Checkpoint) -> int:
 
 def _size_bytes(one: Checkpoint) -> int:
     return sum(entry.numel * entry.dtype.itemsize for entry in one.tensors.values())
-
-
-def _available_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def _problems_of_folders(selection: Selection, context: Context) -> list[str]:
