@@ -19,7 +19,7 @@ from warp_core.service.protocol import ExportRequest
 from warp_core.service.snippets import adapter_snippets, model_snippets
 from warp_core.training.config import WarpConfig
 from warp_core.training.warp import Sources
-from warp_core.weights import MergeReport, ResidentMerge, compute_geometry, merge_to_folder
+from warp_core.weights import MergeReport, Recipe, ResidentMerge, compute_geometry, merge_to_folder
 from warp_core.weights.shards import parse_dtype, parse_size
 from warp_core.workspace.paths import cache_root, run_path
 from warp_core.workspace.sources import EMBEDDED
@@ -60,29 +60,7 @@ def export(library: Library, request: ExportRequest, context: Context) -> dict[s
     sources = library.sources(request.selection, request.place.iteration)
     recipe = library.recipe(request.selection, request.place)
     base_name = _base_name(library, request, sources)
-    config = library.measuring(request.selection)
-    prompts = library.prompts(request.selection)
-    share = 0.5 if request.verify else 1.0
-    geometry = compute_geometry(
-        sources.init,
-        sources.policies,
-        granularity=recipe.granularity,
-        cache_dir=cache_root() / "geometry",
-        progress=_part(context, 0.0, 0.4 * share, "reading weights"),
-    )
-    report = merge_to_folder(
-        recipe,
-        init=sources.init,
-        policies=sources.policies,
-        towards=sources.towards if recipe.towards else None,
-        geometry=geometry,
-        out=out,
-        dtype=request.dtype,
-        max_shard_size=request.max_shard_size,
-        kind=request.form,
-        base_name=base_name,
-        progress=_part(context, 0.4 * share, share, "writing"),
-    )
+    report = _written(sources, recipe, request, out, base_name, context)
     checked = _checked(sources, request, report, config, prompts[:COMPARED_PROMPTS], context) if request.verify else {}
     # Our name for the embedded model means nothing to other programs.
     base = base_name if base_name and base_name != EMBEDDED else str(sources.sft.path.resolve())
@@ -98,6 +76,32 @@ def export(library: Library, request: ExportRequest, context: Context) -> dict[s
         snippet_vllm=vllm,
         **({"verified": None} | checked),
     ).model_dump(mode="json")
+
+
+def _written(
+    sources: Sources, recipe: Recipe, request: ExportRequest, out: Path, base_name: str | None, context: Context
+) -> MergeReport:
+    share = 0.5 if request.verify else 1.0
+    geometry = compute_geometry(
+        sources.init,
+        sources.policies,
+        granularity=recipe.granularity,
+        cache_dir=cache_root() / "geometry",
+        progress=_part(context, 0.0, 0.4 * share, "reading weights"),
+    )
+    return merge_to_folder(
+        recipe,
+        init=sources.init,
+        policies=sources.policies,
+        towards=sources.towards if recipe.towards else None,
+        geometry=geometry,
+        out=out,
+        dtype=request.dtype,
+        max_shard_size=request.max_shard_size,
+        kind=request.form,
+        base_name=base_name,
+        progress=_part(context, 0.4 * share, share, "writing"),
+    )
 
 
 def _part(context: Context, start: float, end: float, message: str) -> Progress:
