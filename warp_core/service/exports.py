@@ -59,6 +59,8 @@ def export(library: Library, request: ExportRequest, context: Context) -> dict[s
     context.say("opening the checkpoints")
     sources = library.sources(request.selection, request.place.iteration)
     recipe = library.recipe(request.selection, request.place)
+    config = library.measuring(request.selection)
+    prompts = library.prompts(request.selection)
     base_name = _base_name(library, request, sources)
     report = _written(sources, recipe, request, out, base_name, context)
     checked = _checked(sources, request, report, config, prompts[:COMPARED_PROMPTS], context) if request.verify else {}
