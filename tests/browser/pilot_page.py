@@ -1,8 +1,8 @@
 """A page with nothing but the pilot, for its tests: what the explorer does with it, in small.
 
 Query: policies=M, points=N (so many more measured points), tick=S (draw again every S seconds, with one more point each
-time), empty (nothing measured), blind (no geometry), hostile (names that are markup). The last text is what Python
-knows, as JSON.
+time), exact (a point whose weights have many digits), empty (nothing measured), blind (no geometry), hostile (names
+that are markup). The last text is what Python knows, as JSON.
 """
 
 import json
@@ -22,7 +22,11 @@ from tests.browser.pilot_scene import Scene  # noqa: E402
 from warp_core.service.protocol import Place  # noqa: E402
 
 MARKUP = "<img src=http://example.org/x.png onerror=alert(1)><b>bold</b>"
-PINS = (Pin(place=Place(eta=0.5), label="half way"), Pin(place=Place(eta=0.8, method="lerp")))
+PINS = (
+    Pin(place=Place(eta=0.5), label="half way"),
+    Pin(place=Place(iteration=2, weights=(0.8, 0.1, 0.1), eta=0.66), label="not measured"),
+)
+EXACT = Place(iteration=1, method="lerp", weights=(1 / 7, 2 / 7, 4 / 7), eta=0.9)
 
 st.set_page_config(layout="wide", page_title="pilot")
 query = st.query_params
@@ -31,6 +35,9 @@ query = st.query_params
 def begin() -> None:
     """Begin anew, with another component: quicker than loading the page again."""
     st.session_state.scene = Scene(points=int(query.get("points", 0)), policies=int(query.get("policies", 3)))
+    if "exact" in query:
+        scene: Scene = st.session_state.scene
+        scene.found.append(scene.point(EXACT, key="exact"))
     st.session_state.seen = PilotEvent(place=Place(iteration=2, eta=0.43))
     st.session_state.told = {"page": st.session_state.get("told", {"page": 0})["page"] + 1, "runs": 0, "events": []}
 

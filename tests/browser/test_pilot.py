@@ -236,6 +236,7 @@ def test_a_click_on_a_point_takes_its_place(pilot: Pilot):
     assert pilot.state() == "measured, n = 128"
     assert math.dist(pilot.marker(), (x, y)) < 1
     assert pilot.page.get_by_role("radio", name="1").is_checked()
+    pilot.page.mouse.click(x - 1, y)  # there already: nothing to tell
     pilot.page.mouse.click(*pilot.point("i2.p3"))
     told = pilot.wait_event(2)
     assert told["seen"]["place"]["weights"] == [0, 0, 1]
@@ -249,6 +250,30 @@ def test_a_click_on_a_point_takes_its_place(pilot: Pilot):
         "eta": 0,
         "towards": "",
     }
+
+
+def test_a_point_keeps_its_weights_to_the_last_digit(open_pilot: OpenPilot):
+    pilot = open_pilot("exact")
+    pilot.page.mouse.click(*pilot.point("exact"))
+    weights = [1 / 7, 2 / 7, 4 / 7]
+    assert pilot.wait_event(1)["seen"]["place"]["weights"] == weights
+    pilot.slider("eta").focus()
+    pilot.page.keyboard.press("ArrowLeft")
+    assert pilot.wait_event(2)["seen"]["place"]["weights"] == weights
+    pilot.slider("weight of policy 1").focus()
+    pilot.page.keyboard.press("ArrowRight")
+    mixed = pilot.wait_event(3)["seen"]["place"]["weights"]
+    assert mixed == [round(weight, 4) for weight in mixed]
+    assert sum(mixed) == pytest.approx(1, abs=1e-9)
+
+
+def test_pins_can_be_clicked_even_where_nothing_was_measured(pilot: Pilot):
+    ring = pilot.page.locator(".pins circle").nth(2).bounding_box()
+    assert ring
+    pilot.page.mouse.click(ring["x"] + ring["width"] / 2, ring["y"] + ring["height"] / 2)
+    place = pilot.wait_event(1)["seen"]["place"]
+    assert (place["eta"], place["weights"]) == (0.66, [0.8, 0.1, 0.1])
+    assert pilot.state().startswith("predicted")
 
 
 def test_points_can_be_reached_and_chosen_by_keys(pilot: Pilot):
@@ -362,7 +387,9 @@ def test_extrapolation_is_on_demand(pilot: Pilot):
 def test_a_budget_sets_the_largest_eta_within_it(pilot: Pilot):
     pilot.button("KL budget").click()
     first = pilot.wait_event(1)["seen"]
-    assert first["budget"] == pytest.approx(pilot.value("KL"), rel=0.1)
+    assert first["budget"] == pytest.approx(pilot.value("KL") + 0.1, abs=0.15)
+    assert first["place"]["eta"] == 0.43  # a line at first, which moves nothing
+    assert pilot.page.locator(".field.budget .note").inner_text().endswith(" nats left")
     line = pilot.page.locator(".live .budget .grip").bounding_box()
     assert line
     x, y = line["x"] + line["width"] / 2, line["y"] + 150

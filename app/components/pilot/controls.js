@@ -50,15 +50,15 @@ class Controls {
       name: "KL budget", max: () => Infinity, say: this.say, take: (value) => owner.set(owner.withBudget(value)),
     });
     button.addEventListener("click", () => {
-      if (model.budget !== null) owner.set({ budget: null });
-      else owner.set(owner.withBudget(this.firstBudget()));
+      owner.set({ budget: model.budget === null ? this.firstBudget() : null });
     });
   }
 
-  /** A budget to begin with: the KL that is shown, as a round number, or 10 nats. */
+  /** A budget to begin with, that moves nothing: the KL that is shown, rounded up, or 10 nats where it is about 0. */
   firstBudget() {
     const kl = this.model.here.value("kl")?.value ?? 0;
-    return kl > 0.05 ? Number(kl.toPrecision(2)) : 10;
+    const step = niceStep(Math.max(kl, 0), 10);
+    return kl > 0.05 ? Number((Math.ceil(kl / step) * step).toPrecision(6)) : 10;
   }
 
   /** One slider for lambda with two policies, one for each weight with more, none with one. */
@@ -69,7 +69,7 @@ class Controls {
     this.weightFields = policies.length < 2 ? [] : policies.length === 2
       ? [new SliderField({
           ...common, label: "\u03bb", name: `lambda, share of ${policies[1]}`,
-          toChange: (lam) => ({ place: { weights: [1 - lam, lam] } }),
+          toChange: (lam) => ({ weight: [1, lam] }),
         })]
       : policies.map((name, m) => new SliderField({
           ...common, label: name, name: `weight of ${name}`, toChange: (weight) => ({ weight: [m, weight] }),

@@ -31,7 +31,7 @@ class Pilot {
   lookChanged() {
     const { points_revision, geometry_revision, prediction_revision, pins, reference, policies, metrics } = this.data;
     const shown = [points_revision, geometry_revision, prediction_revision, pins, reference, policies, metrics];
-    const look = JSON.stringify([...shown, this.snapshot(), [...this.model.hidden]]);
+    const look = JSON.stringify([...shown, this.snapshot()]);
     const isNew = look !== this.look;
     this.look = look;
     return isNew;
@@ -50,13 +50,15 @@ class Pilot {
     if (!isOther && (this.isDragging || this.timer !== null || this.data.seq < this.seq)) return;
     this.seq = this.data.seq;
     this.model.takeView(this.data);
+    this.known = JSON.stringify(this.snapshot());
   }
 
   /** A drag begins: until `end` nothing is sent and nothing taken. */
   begin() {
     this.flush();
     this.isDragging = true;
-    this.start = this.snapshot();
+    const { place, budget, isMixed } = this.model;
+    this.start = { place, budget, isMixed };
   }
 
   /** A step of a drag. */
@@ -68,8 +70,7 @@ class Pilot {
   /** The drag ended: send where, if it is elsewhere. */
   end() {
     this.isDragging = false;
-    if (JSON.stringify(this.start) === JSON.stringify(this.snapshot())) this.takeView();
-    else this.commit();
+    if (!this.commit()) this.takeView();
     this.redraw();
   }
 
@@ -116,22 +117,27 @@ class Pilot {
   }
 
   apply({ place, weight, ...rest }) {
-    Object.assign(this.model, rest);
     if (place) this.model.moveTo(place);
     if (weight) this.model.setWeight(...weight);
+    Object.assign(this.model, rest);
   }
 
   snapshot() {
-    const { budget, x, y, extrapolate } = this.model;
-    return { place: this.model.roundedPlace(), budget, x, y, extrapolate };
+    const { budget, x, y, extrapolate, hidden } = this.model;
+    return { place: this.model.sentPlace(), budget, x, y, extrapolate, hidden: [...hidden] };
   }
 
+  /** Send what Python does not know yet. Returns whether there was anything. */
   commit() {
     clearTimeout(this.timer);
     this.timer = null;
+    const now = JSON.stringify(this.snapshot());
+    if (now === this.known) return false;
+    this.known = now;
     this.seq += 1;
-    this.send("view", { ...this.snapshot(), hidden: [...this.model.hidden], seq: this.seq });
+    this.send("view", { ...this.snapshot(), seq: this.seq });
     this.onFrame("announce", () => this.controls.readout.announce(this.model));
+    return true;
   }
 
   drawMoving() {

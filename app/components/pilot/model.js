@@ -9,6 +9,7 @@ class Model {
     this.data = null;
     this.place = null;
     this.weights = [];
+    this.isMixed = false; // the weights were set by hand, with digits that mean nothing
     this.x = "kl";
     this.y = "reward";
     this.budget = null;
@@ -63,6 +64,7 @@ class Model {
   moveTo(change) {
     this.place = { ...this.place, ...change };
     this.weights = [...fullWeights(this.place, this.numPolicies)];
+    if (change.weights) this.isMixed = false;
   }
 
   /** Give one policy a weight; the others keep their proportions and take the rest. */
@@ -74,19 +76,13 @@ class Model {
       return rest > 0 ? (weight / rest) * (1 - value) : (1 - value) / others;
     });
     this.moveTo({ weights });
+    this.isMixed = true;
   }
 
-  /** The place as it is sent: four decimals, weights adding up to 1, none where they are all alike. */
-  roundedPlace() {
-    const even = this.weights.every((weight) => Math.abs(weight - 1 / this.numPolicies) < 5e-5);
-    const weights = even ? [] : this.weights.map((weight) => Math.round(weight * 1e4) / 1e4);
-    if (!even) {
-      const largest = weights.indexOf(Math.max(...weights));
-      const rest = weights.reduce((sum, weight, m) => (m === largest ? sum : sum + weight), 0);
-      weights[largest] = Math.round((1 - rest) * 1e4) / 1e4;
-    }
-    const { iteration, method, towards, eta } = this.place;
-    return { iteration, method, weights, eta: Math.round(eta * 1e4) / 1e4, towards };
+  /** The place as it is sent. Weights that were given (by a point, a link) stay exactly as they are. */
+  sentPlace() {
+    const { iteration, method, towards, eta, weights } = this.place;
+    return { iteration, method, weights: this.isMixed ? roundedWeights(this.weights) : weights, eta, towards };
   }
 
   /** The line along which eta moves at these weights: {line, quadratics, curves}; null, or {opposite}, without one. */
@@ -184,4 +180,14 @@ class Model {
 /** Where eta = 0 is: in iteration 1 always the SFT policy. */
 function lineEnd(place) {
   return place.iteration === 1 ? "sft" : place.towards;
+}
+
+/** Four decimals that add up to 1; none where they are all alike. */
+function roundedWeights(weights) {
+  if (weights.every((weight) => Math.abs(weight - 1 / weights.length) < 5e-5)) return [];
+  const rounded = weights.map((weight) => Math.round(weight * 1e4) / 1e4);
+  const largest = rounded.indexOf(Math.max(...rounded));
+  const rest = rounded.reduce((sum, weight, m) => (m === largest ? sum : sum + weight), 0);
+  rounded[largest] = Math.round((1 - rest) * 1e4) / 1e4;
+  return rounded;
 }

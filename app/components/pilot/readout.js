@@ -66,8 +66,7 @@ class Readout {
       sum.push([`${m ? " + " : ""}${share ? share.mean.toFixed(2) : "?"} \u0394`, String(m + 1)]);
     });
     if (shares.length > MAX_TERMS) sum.push([" + \u2026"]);
-    const factor = formatShare(eta);
-    const rest = formatShare(1 - eta);
+    const [factor, rest] = [eta, 1 - eta].map((value) => formatShare(value).replace("-", MINUS));
     const terms = iteration > 1 && towards === "sft"
       ? [[` = ${rest} `], theta("SFT"), [` + ${factor} (`], theta("init"), [" + "], ...sum, [")"]]
       : [[" = "], theta(iteration > 1 ? "init" : "SFT"), [` + ${factor} (`], ...sum, [")"]];
