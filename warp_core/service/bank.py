@@ -167,6 +167,9 @@ class AdapterBank:
                 model.set_submodule(name, _BankLinear(module, len(self._linears), self._now))
                 self._linears.append(name)
         model.register_forward_pre_hook(self._count_tokens, with_kwargs=True)
+        for parameter in model.parameters():
+            # What is left may be a view of the checkpoint's file, which would be held in memory as a whole.
+            parameter.data = parameter.detach().clone()
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._others_are_hooked = False
         self._lock = threading.Lock()
@@ -204,9 +207,8 @@ class AdapterBank:
         """Put the factors of all adapters side by side; tables that were made before keep those they have."""
         stacks = stack_adapters([read_adapter(one) for one in adapters])
         unknown = sorted(stacks.keys() - set(self._linears))
-        tied = [n for n, (weight, _) in zip(self._linears, self._parameters, strict=True) if weight != f"{n}.weight"]
-        for name in [*unknown, *(stacks.keys() & set(tied))]:
-            raise MismatchError(f"module {name!r} of an adapter is no linear layer of its own in {self.base.path}")
+        for name in unknown:
+            raise MismatchError(f"module {name!r} of an adapter is no linear layer of {self.base.path}")
         factors_J: list[_Factors | None] = []
         sources, layers, widths = [], [], []
         where: dict[str, Any] = {"device": self.policy.device, "dtype": self.policy.dtype}
