@@ -191,7 +191,7 @@ def _draw_report(selection: Selection, report: CheckReport) -> None:
             key="disk-explore",
             type="primary",
             disabled=not report.ok,
-            on_click=_explore,
+            on_click=actions.rerun_page(_explore),
             args=(selection,),
         )
         st.text("These can be mixed." if report.ok else "These cannot be explored together.")
