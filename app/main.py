@@ -38,7 +38,7 @@ def main() -> None:
         page_title="WARP",
         page_icon=str(APP / "static" / "icon.png"),
         layout="wide",
-        initial_sidebar_state=232,
+        initial_sidebar_state=216,
         menu_items={"Get help": None, "Report a bug": None, "About": None},
     )
     st.html(APP / "static" / "style.css")
@@ -46,7 +46,6 @@ def main() -> None:
     pages = [
         st.Page(_runner(name), title=title, icon=icon, url_path=name, default=name == "explore")
         for name, (title, icon) in PAGES.items()
-        if _exists(name)
     ]
     chosen = st.navigation(pages, position="sidebar")
     view.follow_address()
@@ -67,12 +66,7 @@ def main() -> None:
 def import_pages() -> None:
     """Import every page, so that the first visitor does not wait for it."""
     for name in PAGES:
-        if _exists(name):
-            importlib.import_module(f"app.pages.{name}")
-
-
-def _exists(name: str) -> bool:
-    return (APP / "pages" / f"{name}.py").is_file()
+        importlib.import_module(f"app.pages.{name}")
 
 
 def _runner(name: str) -> Callable[[], None]:
