@@ -22,7 +22,7 @@ from app.explore.mixing import mix, predict
 from app.explore.state import Desk, kept, selection_key
 from app.links import open_page
 from app.view import MAX_PINS
-from warp_core.errors import GeometryError, RecipeError
+from warp_core.errors import GeometryError, RecipeError, WarpError
 from warp_core.service.documents import FrontPoint, Metric
 from warp_core.service.places import place_label, same_place
 from warp_core.service.protocol import SFT, JobState, Place
@@ -143,7 +143,15 @@ def _measuring(desk: Desk) -> None:
         elif latest is not None and latest.state is JobState.FAILED:
             st.text(f"{latest.title}: {latest.error}")
         else:
-            st.caption(f"Measuring a point takes {_effort(desk)}." if desk.can_merge else "")
+            st.caption(_idle_words(desk))
+
+
+def _idle_words(desk: Desk) -> str:
+    if desk.active("geometry"):
+        return "Computing the angles between the task vectors; predictions follow."
+    if desk.active("prepare"):
+        return "Loading the models, so that texts come quickly."
+    return f"Measuring a point takes {_effort(desk)}." if desk.can_merge else ""
 
 
 def _per_layer(desk: Desk) -> None:
@@ -218,7 +226,10 @@ def _pairs(desk: Desk, point: FrontPoint | None, base: FrontPoint | None) -> dic
         return {}
     key = f"pairs {point.key} {point.n} {base.key} {base.n} {selection_key(desk.selection)}"
     ask = engine().samples
-    found = kept(key, lambda: paired(ask(desk.selection, point.key), ask(desk.selection, base.key)))
+    try:
+        found = kept(key, lambda: paired(ask(desk.selection, point.key), ask(desk.selection, base.key)))
+    except WarpError:
+        return {}  # without the completions the errors are those of independent samples
     return found or {}
 
 

@@ -16,7 +16,7 @@ __all__ = ["TICK_S", "draw_plot"]
 TICK_S = 1.0
 _HEIGHT = 510
 _FRESH, _HIDDEN = "explore_fresh_desk", "explore_hidden"
-_LIVE_JOBS = ("measure", "geometry")
+_LIVE_JOBS = ("measure", "geometry", "prepare")
 
 
 def draw_plot(desk: Desk) -> None:
@@ -60,10 +60,6 @@ def _tick(every: float | None) -> None:
             height=_HEIGHT,
             on_change=actions.rerun_page(_take_over),
         )
-    if desk.active("geometry"):
-        st.caption("Computing the angles between the task vectors; predictions follow.")
-    elif desk.active("prepare"):
-        st.caption("Loading the models, so that the first texts come quickly.")
     draw_card(desk)
     if every is not None and not _is_live(desk):
         st.rerun()

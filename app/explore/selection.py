@@ -74,9 +74,20 @@ def _choose() -> None:
         st.session_state[_FORM] = True
         return
     st.session_state[_FORM] = False
-    if chosen == view.run:
-        return
-    _open(View(run=chosen))
+    if chosen != view.run:
+        with actions.errors_kept():
+            _open(_fresh_view(chosen))
+
+
+def _fresh_view(run: str) -> View:
+    """A run as it opens for the first time: its latest iteration, prompts as it was trained with."""
+    detail = engine().run(run)
+    iteration = max(1, detail.summary.finished_iterations)
+    return View(
+        run=run,
+        place=Place(iteration=iteration, eta=0.5),
+        chat=bool(detail.config.get("model", {}).get("chat_template")),
+    )
 
 
 def _open(fresh: View) -> None:

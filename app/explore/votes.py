@@ -10,7 +10,8 @@ from app import ui
 from app.engine import engine, session_id
 from app.explore.actions import SIDES, Shown, Written, errors_kept, shown, texts, wanted
 from app.explore.blind import LETTERS, hidden_order, order_of, reveal
-from app.explore.state import Desk
+from app.explore.state import Desk, selection_key
+from app.view import current_view
 from warp_core.evaluation.preferences import SCALE, Judgement, Preference, preference
 from warp_core.service.places import full_weights, is_sft, place_label, place_text, same_place
 from warp_core.service.protocol import Job, JobState, Place, Vote
@@ -148,15 +149,18 @@ def _vote(desk: Desk, pair: Pair, key: str) -> None:
         reveal()
 
 
-def _undo(desk: Desk, pair: Pair) -> None:
+def _undo(desk: Desk, pair: Pair | None = None) -> None:
+    """Take back the vote on a pair, or the latest vote of this session."""
+    key = pair.key if pair is not None else list(_cast())[-1]
     with errors_kept():
-        engine().undo_vote(desk.selection, _cast()[pair.key].id)
-        del _cast()[pair.key]
+        engine().undo_vote(desk.selection, _cast()[key].id)
+        del _cast()[key]
 
 
 def _cast() -> dict[str, Vote]:
-    """The votes of this session, by pair of texts."""
-    return cast(dict[str, Vote], st.session_state.setdefault(_CAST, {}))
+    """The votes of this session on the present selection, by pair of texts."""
+    key = f"{_CAST} {selection_key(current_view().selection)}"
+    return cast(dict[str, Vote], st.session_state.setdefault(key, {}))
 
 
 def _text(written: Written, completion: int) -> str:
@@ -199,11 +203,15 @@ def draw_summary(desk: Desk) -> None:
         if not rows:
             st.caption("No votes yet on these models. Scores with intervals appear here with the first one.")
             return
-        st.caption(
-            "Preference scores over all votes: 1.5 much better, 1 better, 0.5 slightly better, 0 tie; "
-            "negative where the second is preferred. Intervals cover 95 %, prompts being what varies."
-        )
         st.dataframe(_table(rows, desk.policy_names), hide_index=True, key="preferences")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(
+                "Means over all votes: 1.5 much better, 1 better, 0.5 slightly better, 0 tie; negative where the "
+                "second is preferred. Intervals cover 95 %, prompts being what varies.",
+                width="stretch",
+            )
+            if _cast():
+                st.button("Undo my latest vote", key="undo-latest", type="tertiary", on_click=_undo, args=(desk,))
 
 
 def _table(rows: Sequence[tuple[Place, Place, Preference]], names: Sequence[str]) -> dict[str, list[Any]]:

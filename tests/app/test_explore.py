@@ -99,6 +99,12 @@ class TestSelection:
         page.selectbox(key="explore_run").set_value("demo-run").run()
         assert (view_of(page).place, len(view_of(page).pins)) == (PLACE, 1)
 
+    def test_a_run_opens_at_its_latest_iteration(self, page):
+        page.selectbox(key="explore_run").set_value("training-now").run()
+        page.session_state["explore_views"] = {}
+        page.selectbox(key="explore_run").set_value("demo-run").run()
+        assert view_of(page).place == p.Place(iteration=2, eta=0.5)
+
     def test_a_run_is_described(self, page):
         assert "smollm2-135m, 3 policies, finished" in words_of(page)
 

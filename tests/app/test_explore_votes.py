@@ -69,6 +69,16 @@ class TestVoting:
         assert fake.votes(DEMO) == []
         assert ballot(page, 1).value is None
 
+    def test_undo_of_the_latest_vote_when_its_texts_are_gone(self, page, fake):
+        answer(page, 0, 1.0)
+        answer(page, 1, 0.5)
+        page.button(key="regenerate").click().run()
+        page.button(key="undo-latest").click().run()
+        assert [vote.score for vote in fake.votes(DEMO)] == [1.0]
+        page.button(key="undo-latest").click().run()
+        assert fake.votes(DEMO) == []
+        assert not has(page, "undo-latest")
+
     def test_texts_that_are_being_written_cannot_be_voted_on(self, page, fake):
         page.button(key="regenerate").click().run()
         assert ballot(page, 0).disabled

@@ -123,8 +123,8 @@ class TestWordDifferences:
 
 
 class TestStreaming:
-    def test_three_panes_stream_while_a_slider_is_dragged(self, start_app: StartApp, open_tab: OpenTab):
-        page = open_tab(start_app().url + SLOW, size=(1440, 1600)).page
+    def test_three_panes_stream_while_a_slider_is_dragged(self, app_url: str, open_tab: OpenTab):
+        page = open_tab(app_url + SLOW, size=(1440, 1600)).page
         wait_until_done(page)
         box = eta(page).bounding_box()
         assert box
@@ -145,8 +145,8 @@ class TestStreaming:
         expect(pane(page, "current")).to_contain_text("SLERP, eta 0.8")
         wait_until_done(page)
 
-    def test_a_drag_asks_for_no_run_and_its_end_for_one(self, start_app: StartApp, open_tab: OpenTab):
-        url = start_app().url
+    def test_a_drag_asks_for_no_run_and_its_end_for_one(self, app_url: str, open_tab: OpenTab):
+        url = app_url
         asked = Asked()
         tab = open_tab("about:blank", settle=False)
         asked.listen(tab.page)
@@ -176,8 +176,8 @@ class TestStreaming:
         places.add(round(heading.bounding_box()["y"]))
         assert len(places) == 1
 
-    def test_two_sessions_have_their_own_texts(self, start_app: StartApp, open_tab: OpenTab):
-        url = start_app().url
+    def test_two_sessions_have_their_own_texts(self, app_url: str, open_tab: OpenTab):
+        url = app_url
         first = open_tab(f"{url}/?run=demo-run&at=i1.slerp.e0.2.sft&q=Tea").page
         second = open_tab(f"{url}/?run=demo-run&at=i1.slerp.e0.9.sft&q=Coffee").page
         wait_until_done(first)
@@ -188,8 +188,8 @@ class TestStreaming:
         assert pane(first, "current").get_attribute("data-state") == "done"
         assert "eta 0.2" in pane(first, "current").inner_text()
 
-    def test_stop(self, start_app: StartApp, open_tab: OpenTab):
-        page = open_tab(start_app().url + SLOW).page
+    def test_stop(self, app_url: str, open_tab: OpenTab):
+        page = open_tab(app_url + SLOW).page
         wait_until_done(page)
         page.get_by_role("button", name="Regenerate").click()
         expect(pane(page, "left")).to_have_attribute("data-state", "sampling")
@@ -256,8 +256,8 @@ class TestLinks:
 
 
 class TestKeyboard:
-    def test_slider_vote_and_panes_without_a_mouse(self, start_app: StartApp, open_tab: OpenTab):
-        page = open_tab(f"{start_app().url}/?run=demo-run&at=i1.slerp.e0.5.sft").page
+    def test_slider_vote_and_panes_without_a_mouse(self, app_url: str, open_tab: OpenTab):
+        page = open_tab(f"{app_url}/?run=demo-run&at=i1.slerp.e0.5.sft").page
         wait_until_done(page)
         eta(page).focus()
         for _ in range(10):
@@ -293,8 +293,8 @@ class TestKeyboard:
         assert border == "solid"
 
 
-def test_the_check_comes_before_the_loading(start_app: StartApp, open_tab: OpenTab, tmp_path: Path):
-    tab: Tab = open_tab(f"{start_app().url}/?run=demo-run&at=i1.slerp.e0.5.sft")
+def test_the_check_comes_before_the_loading(app_url: str, open_tab: OpenTab, tmp_path: Path):
+    tab: Tab = open_tab(f"{app_url}/?run=demo-run&at=i1.slerp.e0.5.sft")
     page = tab.page
     wait_until_done(page)
     page.get_by_role("combobox", name="Run").click()
