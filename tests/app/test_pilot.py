@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from app.components import pilot as module
 from app.components.pilot import PilotEvent, metric_names, pilot_data, pilot_script
 from app.view import Pin
-from tests.browser.pilot_scene import Scene
+from tests.browser.pilot.scene import Scene
 from warp_core.service.documents import FrontDocument, FrontPoint, Metric
 from warp_core.service.protocol import SFT, Place
 
@@ -143,7 +143,7 @@ def page() -> None:
     import streamlit as st
 
     from app.components.pilot import pilot, pilot_data
-    from tests.browser.pilot_scene import Scene
+    from tests.browser.pilot.scene import Scene
     from warp_core.service.protocol import Place
 
     def keep(event: object) -> None:

@@ -133,12 +133,14 @@ class Drawing {
 
   drawLines(model, frame) {
     const parts = [];
+    this.polylines = [];
     for (const series of model.series) {
       if (model.hidden.has(series.id)) continue;
       for (const path of series.paths) {
         const known = path.filter((point) => point.metrics[model.x] && point.metrics[model.y]);
         const xs = known.map((point) => frame.x.at(point.metrics[model.x][0]));
         const ys = known.map((point) => frame.y.at(point.metrics[model.y][0]));
+        this.polylines.push([xs, ys]);
         const name = series.kind === "training" ? "run" : `liti ${series.kind} ${series.towards}`;
         parts.push(svg("path", { class: name, d: polyline(xs, ys), "--c": series.color }));
       }
@@ -222,9 +224,14 @@ class Drawing {
   /** Pixels along the curves, for labels to keep clear of. */
   curvePoints(model, frame) {
     const found = [];
-    for (const line of this.lines.children) {
-      const length = line.getTotalLength();
-      for (let at = 0; at < length && found.length < 4000; at += 10) found.push(line.getPointAtLength(at));
+    for (const [xs, ys] of this.polylines) {
+      for (let i = 1; i < xs.length && found.length < 4000; i++) {
+        const steps = Math.ceil(Math.hypot(xs[i] - xs[i - 1], ys[i] - ys[i - 1]) / 10);
+        for (let s = 0; s <= steps; s++) {
+          const at = s / Math.max(steps, 1);
+          found.push({ x: xs[i - 1] + at * (xs[i] - xs[i - 1]), y: ys[i - 1] + at * (ys[i] - ys[i - 1]) });
+        }
+      }
     }
     const [xs, ys] = [model.curve(model.x), model.curve(model.y)];
     if (xs && ys) xs.forEach((x, i) => found.push({ x: frame.x.at(x), y: frame.y.at(ys[i]) }));

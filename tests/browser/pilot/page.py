@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = str(Path(__file__).resolve().parents[2])
+ROOT = str(Path(__file__).resolve().parents[3])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
@@ -18,7 +18,7 @@ import streamlit as st  # noqa: E402
 
 from app.components.pilot import PilotEvent, pilot, pilot_data  # noqa: E402
 from app.view import Pin  # noqa: E402
-from tests.browser.pilot_scene import Scene  # noqa: E402
+from tests.browser.pilot.scene import Scene  # noqa: E402
 from warp_core.service.protocol import Place  # noqa: E402
 
 MARKUP = "<img src=http://example.org/x.png onerror=alert(1)><b>bold</b>"

@@ -1,4 +1,4 @@
-"""Serve pilot_page.py with the app's own settings: python -m tests.browser.pilot_server PORT."""
+"""Serve page.py with the app's own settings: python -m tests.browser.pilot.server PORT."""
 
 import sys
 from pathlib import Path
@@ -8,5 +8,5 @@ import streamlit as st
 from app.server import settings
 
 if __name__ == "__main__":
-    page = Path(__file__).with_name("pilot_page.py")
+    page = Path(__file__).with_name("page.py")
     st.App(page).run(config=settings(port=int(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""The pilot in a browser, on a page of its own."""
