@@ -23,7 +23,7 @@ VERIFY_HELP = (
     "Reloads the folder, compares every parameter with the model in memory, and lets both continue three prompts. It "
     "takes about as long as loading the model twice."
 )
-_NAME, _DEFAULT, _PROBLEM = "export-name", "export-default-name", "export-problem"
+_OWN_NAME, _PROBLEM = "export-own-name", "export-problem"
 
 
 def render() -> None:
@@ -51,8 +51,7 @@ def _form(view: View, models: Models) -> None:
     place = choose_place(view, models)
     if place is None:
         return
-    _follow_name(default_name(view.selection, place))
-    name = st.text_input("Name", key=_NAME, max_chars=100).strip()
+    name = _name(default_name(view.selection, place))
     name_wrong = _name_problem(name)
     if name_wrong:
         _problem(name_wrong)
@@ -82,11 +81,13 @@ def _form(view: View, models: Models) -> None:
     )
 
 
-def _follow_name(wanted: str) -> None:
-    """Let the name follow the model until somebody has written another one."""
-    if st.session_state.get(_NAME, "") in ("", st.session_state.get(_DEFAULT, "")):
-        st.session_state[_NAME] = wanted
-    st.session_state[_DEFAULT] = wanted
+def _name(default: str) -> str:
+    """The name of the folder: it follows the model until somebody has written another one, which then stays."""
+    own = st.session_state.get(_OWN_NAME, "")
+    # Another default is another widget: a value set from outside would get lost in a hurry.
+    name = st.text_input("Name", own or default, key=f"export-name.{default}", max_chars=100).strip()
+    st.session_state[_OWN_NAME] = "" if name == default else name
+    return name
 
 
 def _name_problem(name: str) -> str | None:

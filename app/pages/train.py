@@ -14,9 +14,14 @@ def render() -> None:
     """Draw the page."""
     st.title("Train", anchor=False)
     runs = engine().runs()
-    st.session_state.setdefault(TAB, RUNS if runs else NEW)
     shown = st.segmented_control(
-        "Show", [RUNS, NEW], required=True, key=TAB, label_visibility="collapsed", persist_state="session"
+        "Show",
+        [RUNS, NEW],
+        default=RUNS if runs else NEW,
+        required=True,
+        key=TAB,
+        label_visibility="collapsed",
+        persist_state="session",
     )
     if shown == NEW:
         form(runs)

@@ -1,7 +1,9 @@
 """The configuration that is being written: kept in the browser session while the pages change.
 
 Streamlit forgets what a widget held as soon as it is not drawn, so every value lives in the draft; a widget that is
-drawn again begins with it, and what it holds is read into the draft before anything is drawn.
+drawn again begins with it, and what it holds is read into the draft before anything is drawn. Where values change
+otherwise than by their widgets (a preset), all widgets are new ones, with other keys: a value that is put into a widget
+through the session gets lost when the browser asks for another run before it has drawn the first.
 """
 
 import re
@@ -16,7 +18,7 @@ from app.train.fields import Field, from_config, to_config
 from warp_core.errors import ConfigError, WorkspaceError
 from warp_core.workspace.paths import safe_name
 
-__all__ = ["RUNS", "TERMS", "Draft", "Term", "current_draft", "free_name", "key_of", "name_problem", "read_toml"]
+__all__ = ["RUNS", "TERMS", "Draft", "Term", "current_draft", "free_name", "name_problem", "read_toml"]
 
 TERMS = "reward.terms"
 RUNS = "runs"
@@ -51,17 +53,22 @@ class Draft:
     terms: list[Term] = field(default_factory=list)
     runs: str = ""
     """What the policies do differently, in TOML."""
+    generation: int = 0
+    """Of the widgets: their keys have it."""
+
+    def key(self, field_id: str) -> str:
+        """Return the key of a field's widget."""
+        return f"train{self.generation}.{field_id}"
 
     def collect(self) -> None:
         """Take over what the widgets hold."""
+        held = st.session_state
         for one in (*self.fields, NAME):
-            if key_of(one) in st.session_state:
-                self.values[one] = st.session_state[key_of(one)]
-        self.runs = st.session_state.get(key_of(RUNS), self.runs)
+            self.values[one] = held.get(self.key(one), self.values[one])
+        self.runs = held.get(self.key(RUNS), self.runs)
         for term in self.terms:
-            term.name = (st.session_state.get(key_of(f"term-{term.id}"), term.name) or "").strip()
-            weight = st.session_state.get(key_of(f"weight-{term.id}"), term.weight)
-            term.weight = 1.0 if weight is None else float(weight)
+            term.name = (held.get(self.key(f"term-{term.id}"), term.name) or "").strip()
+            term.weight = float(held.get(self.key(f"weight-{term.id}"), term.weight) or 0.0)
 
     def load(self, config: Mapping[str, Any]) -> None:
         """Begin anew with a configuration, valid or not yet looked at."""
@@ -71,8 +78,12 @@ class Draft:
         specs = config.get("reward", {}).get("terms", self.fields[TERMS].default)
         self.terms = [_term(spec, next_id + place) for place, spec in enumerate(_as_list(specs))]
         self.runs = _runs_text(config.get(RUNS, []))
-        for one in (*self.values, RUNS):
-            st.session_state.pop(key_of(one), None)
+        self.generation += 1
+
+    def rename(self, name: str) -> None:
+        """Give the run another name."""
+        self.values[NAME] = name
+        self.generation += 1
 
     def add_term(self, name: str) -> None:
         """Add a part to the reward."""
@@ -101,11 +112,6 @@ def current_draft(fields: Mapping[str, Field]) -> Draft:
         draft.load({})
         st.session_state[_STATE] = draft
     return cast(Draft, st.session_state[_STATE])
-
-
-def key_of(field_id: str) -> str:
-    """Return the key of a field's widget."""
-    return f"train.{field_id}"
 
 
 def read_toml(text: str, *, what: str) -> dict[str, Any]:

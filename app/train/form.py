@@ -7,13 +7,13 @@ from typing import Any
 import streamlit as st
 
 from app.engine import engine
-from app.train.draft import RUNS, TERMS, Draft, current_draft, free_name, key_of, name_problem, read_toml
+from app.train.draft import RUNS, TERMS, Draft, current_draft, free_name, name_problem, read_toml
 from app.train.estimate import estimate, steps_in_all
 from app.train.fields import fields_of, problems_by_field
 from app.train.labels import ESSENTIALS, GROUPS, ungrouped
 from app.train.presets import PRESETS, preset
 from app.train.state import MESSAGE, show_runs, watch
-from app.train.widgets import BUILT_IN_REWARDS, field_rows, field_widget, keep, say_problem, term_widgets
+from app.train.widgets import BUILT_IN_REWARDS, field_rows, field_widget, say_problem, term_widgets
 from app.ui import duration, errors_shown, markdown_escaped
 from warp_core.errors import ConfigError, WarpError
 from warp_core.service.documents import ConfigCheck, RunSummary
@@ -41,7 +41,7 @@ def form(runs: Sequence[RunSummary]) -> None:
     draft = _draft()
     draft.collect()
     taken = [run.name for run in runs]
-    if not draft.values["name"]:
+    if not draft.values["name"] and draft.key("name") not in st.session_state:
         draft.values["name"] = free_name("run", taken)
     looked = _look(draft)
     problem = name_problem(draft.values["name"], taken)
@@ -59,7 +59,7 @@ def use_config(config: dict[str, Any], *, name: str, taken: Sequence[str]) -> No
     """Fill the form with a configuration, under a name that is free."""
     draft = _draft()
     draft.load(config)
-    draft.values["name"] = free_name(name, taken)
+    draft.rename(free_name(name, taken))
 
 
 def _draft() -> Draft:
@@ -137,15 +137,14 @@ def _groups(draft: Draft, looked: Looked) -> None:
         with st.expander("More"):
             field_rows(rest, draft, looked.at)
     with st.expander("Differences between the policies", key="train-group-runs"):
-        keep(RUNS, draft.runs)
-        st.text_area(RUNS_HELP, key=key_of(RUNS), placeholder=RUNS_EXAMPLE, height=130)
+        st.text_area(RUNS_HELP, draft.runs, key=draft.key(RUNS), placeholder=RUNS_EXAMPLE, height=130)
         say_problem(looked.at.get(RUNS))
 
 
 def _reward(draft: Draft, looked: Looked) -> None:
     st.markdown("**Reward**", help=markdown_escaped(draft.fields[TERMS].help))
     for place, term in enumerate(draft.terms):
-        term_widgets(term, is_first=place == 0, remove_it=_remove_term if len(draft.terms) > 1 else None)
+        term_widgets(draft, term, is_first=place == 0, remove_it=_remove_term if len(draft.terms) > 1 else None)
     say_problem(looked.at.get(TERMS))
     st.button("Add a term", key="train-add-term", icon=":material/add:", type="tertiary", on_click=_add_term)
 
@@ -165,8 +164,7 @@ def _remove_term(term_id: int) -> None:
 
 def _start(draft: Draft, looked: Looked, name_wrong: str | None, runs: Sequence[RunSummary]) -> None:
     with st.container(border=True, key="train-start-card"):
-        keep("name", draft.values["name"])
-        st.text_input("Name of the run", key=key_of("name"), max_chars=100)
+        st.text_input("Name of the run", draft.values["name"], key=draft.key("name"), max_chars=100)
         say_problem(name_wrong)
         if looked.check.ok:
             _cost(looked.check.config, runs)
@@ -206,8 +204,7 @@ def _go() -> None:
     except WarpError as error:
         st.session_state["train-start-problem"] = [str(error)]
         return
-    draft.values["name"] = ""
-    st.session_state.pop(key_of("name"), None)
+    draft.rename("")
     st.session_state[MESSAGE] = f"{run.name} has been started"
     watch(run.name)
     show_runs()

@@ -11,7 +11,7 @@ from warp_core.errors import WarpError
 from warp_core.service.documents import Curve, FrontDocument, RunState, RunSummary
 from warp_core.service.protocol import Selection
 
-__all__ = ["charts_of", "front_so_far", "watch_panel"]
+__all__ = ["axis_end", "charts_of", "front_so_far", "watch_panel"]
 
 MAIN = {
     "reward": "Reward",
@@ -28,6 +28,8 @@ MORE = {
 PART = "reward:"
 SMOOTH = {"none": 1, "5 steps": 5, "20 steps": 20}
 LATEST = "latest"
+SHORT_AXIS = 50
+"""Steps that the axis of a running run shows at least, unless fewer were planned."""
 
 
 def watch_panel(run: RunSummary) -> None:
@@ -54,7 +56,7 @@ def watch_panel(run: RunSummary) -> None:
         # Another run or iteration is another chart; new steps are not.
         key=f"train-curves-{run.name}-{iteration}",
         label=f"Training curves of {run.name}, iteration {iteration}",
-        x_max=_planned(run, iteration, shown),
+        x_max=_axis(run, iteration, shown),
         smooth=smooth,
     )
     _front(run)
@@ -103,8 +105,8 @@ def charts_of(curves: Sequence[Curve], *, with_more: bool) -> list[Chart]:
     ]
 
 
-def _planned(run: RunSummary, iteration: int, curves: Sequence[Curve]) -> int:
-    """The steps that were planned for the iteration, so that the axis stands still while a run is going on."""
+def _axis(run: RunSummary, iteration: int, curves: Sequence[Curve]) -> int:
+    """Where the axis ends: it stands still while steps come."""
     known: dict[str, list[int]] = st.session_state.setdefault("train-planned", {})
     if run.name not in known:
         try:
@@ -113,7 +115,15 @@ def _planned(run: RunSummary, iteration: int, curves: Sequence[Curve]) -> int:
             known[run.name] = [1]
     steps = known[run.name]
     last = max((curve.step_S[-1] for curve in curves if curve.step_S), default=1)
-    return last if run.state is RunState.FINISHED else max(last, steps[min(iteration, len(steps)) - 1])
+    return last if run.state is RunState.FINISHED else axis_end(last, steps[min(iteration, len(steps)) - 1])
+
+
+def axis_end(last: int, planned: int) -> int:
+    """Return where the axis ends: at the planned end, but early in a long run nearer, and then it doubles at times."""
+    end = SHORT_AXIS
+    while end < last:
+        end *= 2
+    return max(last, min(end, planned))
 
 
 def _front(run: RunSummary) -> None:

@@ -1,16 +1,15 @@
 """The widgets of the form: one per field of the configuration, with its help, its limits and what is wrong with it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import streamlit as st
 
-from app.train.draft import Draft, Term, key_of
+from app.train.draft import Draft, Term
 from app.train.fields import Field
 from app.train.labels import LORA_ONLY, Rows, label_of
 from app.ui import markdown_escaped
 
-__all__ = ["BUILT_IN_REWARDS", "field_rows", "field_widget", "keep", "say_problem", "term_widgets"]
+__all__ = ["BUILT_IN_REWARDS", "field_rows", "field_widget", "say_problem", "term_widgets"]
 
 BUILT_IN_REWARDS = ("sentiment", "length", "words", "repetition", "finished", "ascii", "uppercase")
 REWARD_HELP = (
@@ -32,32 +31,25 @@ def field_rows(rows: Rows, draft: Draft, problems: Mapping[str, str]) -> None:
         st.caption("Every weight is trained: there is no adapter to configure.")
 
 
-def keep(field_id: str, value: Any) -> None:
-    """Begin a widget that has not been drawn yet with its value in the draft."""
-    if key_of(field_id) not in st.session_state:
-        st.session_state[key_of(field_id)] = value
-
-
 def field_widget(field: Field, draft: Draft, problems: Mapping[str, str]) -> None:
     """Draw a field as what it is: a choice, a number, a switch or text."""
-    keep(field.id, draft.values[field.id])
-    label, key = label_of(field.id), key_of(field.id)
+    value, label, key = draft.values[field.id], label_of(field.id), draft.key(field.id)
     text = f"{markdown_escaped(field.help)}  \n`{field.id}`"
     if field.kind == "choice":
-        st.selectbox(label, field.options, key=key, help=text)
+        st.selectbox(label, field.options, field.options.index(value), key=key, help=text)
     elif field.kind == "choices":
-        st.multiselect(label, field.options, key=key, help=text)
+        st.multiselect(label, field.options, value, key=key, help=text)
     elif field.kind == "flag":
-        st.toggle(label, key=key, help=text)
+        st.toggle(label, value, key=key, help=text)
     elif field.kind == "whole":
         low, high = int(field.minimum or 0), int(field.maximum or LARGEST_WHOLE)
-        st.number_input(label, low, high, step=1, key=key, help=text)
+        st.number_input(label, low, high, value, step=1, key=key, help=text)
     elif field.kind == "number":
         step = _step(float(field.default))
-        st.number_input(label, field.minimum, field.maximum, step=step, format="%g", key=key, help=text)
+        st.number_input(label, field.minimum, field.maximum, value, step=step, format="%g", key=key, help=text)
     else:
         placeholder = "equal shares" if field.id == "merge.weights" else None
-        st.text_input(label, key=key, help=text, placeholder=placeholder)
+        st.text_input(label, value, key=key, help=text, placeholder=placeholder)
     say_problem(problems.get(field.id))
 
 
@@ -72,28 +64,29 @@ def say_problem(problem: str | None) -> None:
         st.caption(f":red[{markdown_escaped(problem)}]")
 
 
-def term_widgets(term: Term, *, is_first: bool, remove_it: Callable[[int], None] | None) -> None:
+def term_widgets(draft: Draft, term: Term, *, is_first: bool, remove_it: Callable[[int], None] | None) -> None:
     """Draw one part of the reward.
 
     Args:
+        draft: whose part it is.
         term: the part.
         is_first: has the labels above it.
         remove_it: takes its id; None where it may not be removed.
     """
     name, weight, remove = st.columns([6, 2, 2], vertical_alignment="bottom")
     labels = "visible" if is_first else "collapsed"
-    keep(f"term-{term.id}", term.name)
-    keep(f"weight-{term.id}", term.weight)
     known = (*BUILT_IN_REWARDS, *([] if term.name in BUILT_IN_REWARDS else [term.name]))
     name.selectbox(
         "Reward model or function",
         known,
-        key=key_of(f"term-{term.id}"),
+        known.index(term.name),
+        key=draft.key(f"term-{term.id}"),
         accept_new_options=True,
         help=REWARD_HELP,
         label_visibility=labels,
     )
-    weight.number_input("Weight", step=0.1, format="%g", key=key_of(f"weight-{term.id}"), label_visibility=labels)
+    key = draft.key(f"weight-{term.id}")
+    weight.number_input("Weight", value=term.weight, step=0.1, format="%g", key=key, label_visibility=labels)
     if remove_it is not None:
         key = f"train-remove-{term.id}"
         remove.button("Remove", key=key, type="tertiary", on_click=remove_it, args=(term.id,))

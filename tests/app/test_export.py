@@ -147,6 +147,10 @@ def page(open_page):
     return open_page("export", view=View(run="demo-run", place=Place(eta=0.3), pins=(Pin(place=HALF, label="mine"),)))
 
 
+def name_field(page):
+    return next(one for one in page.text_input if one.key.startswith("export-name"))
+
+
 def asked(fake) -> ExportRequest:
     """What was asked of the engine last."""
     return fake._queue.find(fake.jobs()[0].id).request
@@ -159,11 +163,11 @@ class TestChoice:
         assert recipe["title"] == "SLERP, eta 0.3"
         assert recipe["badge"] == "measured"
         assert recipe["note"].startswith("reward ")
-        assert page.text_input(key="export-name").value == "demo-run-i1-slerp-eta0.3"
+        assert name_field(page).value == "demo-run-i1-slerp-eta0.3"
 
     def test_a_pin(self, page, fake):
         page.selectbox(key="export-source").set_value("0").run()
-        assert page.text_input(key="export-name").value == "demo-run-i1-slerp-eta0.5"
+        assert name_field(page).value == "demo-run-i1-slerp-eta0.5"
         press(page, "export-go")
         assert asked(fake).place == HALF
 
@@ -192,17 +196,24 @@ class TestChoice:
 
 class TestForm:
     def test_a_name_that_somebody_wrote_stays(self, page):
-        page.text_input(key="export-name").set_value("mine").run()
+        name_field(page).set_value("mine").run()
         page.selectbox(key="export-source").set_value("0").run()
-        assert page.text_input(key="export-name").value == "mine"
+        assert name_field(page).value == "mine"
 
-    def test_an_empty_name_is_filled_again(self, page):
-        page.text_input(key="export-name").set_value("").run()
-        assert page.text_input(key="export-name").value == "demo-run-i1-slerp-eta0.3"
+    def test_an_empty_name_is_no_name(self, page):
+        name_field(page).set_value("").run()
+        assert "a name is empty" in seen(page)
+        assert button(page, "export-go").disabled
+
+    def test_the_name_follows_again_once_it_is_the_models(self, page):
+        name_field(page).set_value("mine").run()
+        name_field(page).set_value("demo-run-i1-slerp-eta0.3").run()
+        page.selectbox(key="export-source").set_value("0").run()
+        assert name_field(page).value == "demo-run-i1-slerp-eta0.5"
 
     @pytest.mark.parametrize(("name", "problem"), [("../x", "not safe"), ("nul", "a device")])
     def test_a_name_that_cannot_be(self, page, name, problem):
-        page.text_input(key="export-name").set_value(name).run()
+        name_field(page).set_value(name).run()
         assert problem in seen(page)
         assert button(page, "export-go").disabled
 
@@ -267,12 +278,12 @@ class TestJob:
         page.run()
         assert "Exported under this name" in seen(page)
         assert button(page, "export-go").disabled
-        page.text_input(key="export-name").set_value("again").run()
+        name_field(page).set_value("again").run()
         assert not button(page, "export-go").disabled
 
     def test_earlier_exports_stay_listed(self, page, fake):
         for name in ("one", "two"):
-            page.text_input(key="export-name").set_value(name).run()
+            name_field(page).set_value(name).run()
             press(page, "export-go")
             fake.advance(10)
             page.run()
@@ -335,7 +346,7 @@ class TestLoose:
         page.run()
         assert button(page, "export-go") is not None
         assert page.selectbox(key="export-form").options == ["full model", "adapter (PEFT)"]
-        assert page.text_input(key="export-name").value == "a-i1-slerp-eta0.5"
+        assert name_field(page).value == "a-i1-slerp-eta0.5"
         press(page, "export-go")
         fake.advance(10)
         page.run()

@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from app.train.state import NEW, RUNS, TAB
-from app.train.watching import charts_of, front_so_far
+from app.train.watching import axis_end, charts_of, front_so_far
 from app.train.widgets import BUILT_IN_REWARDS
 from app.view import View
 from tests.app.pages_seen import button, choose, codes, component, press, seen
@@ -25,6 +25,12 @@ def form(open_page):
     return open_page("train", **{TAB: NEW})
 
 
+def widget(page, field: str):
+    """The widget of a field; its key begins with the generation of the form."""
+    found = [*page.number_input, *page.text_input, *page.selectbox, *page.text_area]
+    return next(one for one in found if one.key and one.key.partition(".")[2] == field)
+
+
 def toml_of(page) -> dict:
     return tomllib.loads(codes(page)[0])
 
@@ -33,13 +39,13 @@ class TestForm:
     def test_it_begins_with_valid_defaults_and_a_free_name(self, form):
         assert not form.exception
         assert config_from_mapping(toml_of(form)) == config_from_mapping({})
-        assert form.text_input(key="train.name").value == "run"
+        assert widget(form, "name").value == "run"
         assert not button(form, "train-start").disabled
 
     def test_a_change_is_in_the_toml_at_once(self, form):
-        form.number_input(key="train.training.beta").set_value(0.1).run()
-        form.text_input(key="train.training.steps").set_value("40, 12").run()
-        form.number_input(key="train.warp.policies").set_value(3).run()
+        widget(form, "training.beta").set_value(0.1).run()
+        widget(form, "training.steps").set_value("40, 12").run()
+        widget(form, "warp.policies").set_value(3).run()
         toml = toml_of(form)
         assert toml["training"]["beta"] == 0.1
         assert toml["training"]["steps"] == [40, 12]
@@ -47,62 +53,62 @@ class TestForm:
         assert "3 policies x 1 iteration: 120 steps in all" in seen(form)
 
     def test_steps_of_later_iterations_count(self, form):
-        form.text_input(key="train.training.steps").set_value("40, 12").run()
-        form.number_input(key="train.warp.iterations").set_value(3).run()
+        widget(form, "training.steps").set_value("40, 12").run()
+        widget(form, "warp.iterations").set_value(3).run()
         assert "2 policies x 3 iterations: 128 steps in all" in seen(form)
 
     def test_a_problem_stands_at_its_field_and_blocks_the_start(self, form):
-        form.text_input(key="train.training.steps").set_value("20, x").run()
+        widget(form, "training.steps").set_value("20, x").run()
         assert "Input should be a valid integer" in seen(form)
         assert "1 field to mend: training.steps" in seen(form)
         assert button(form, "train-start").disabled
-        form.text_input(key="train.training.steps").set_value("20").run()
+        widget(form, "training.steps").set_value("20").run()
         assert "to mend" not in seen(form)
         assert not button(form, "train-start").disabled
 
     def test_a_problem_between_two_fields_is_shown_too(self, form):
-        form.text_input(key="train.merge.weights").set_value("0.5 0.2 0.3").run()
+        widget(form, "merge.weights").set_value("0.5 0.2 0.3").run()
         assert "3 numbers for warp.policies = 2" in seen(form)
         assert button(form, "train-start").disabled
 
     def test_the_help_is_that_of_the_schema(self, form):
-        help_text = form.number_input(key="train.training.mu").help.replace("\\", "")
+        help_text = widget(form, "training.mu").help.replace("\\", "")
         assert help_text.startswith("EMA rate of the anchor.")
         assert "training.mu" in help_text
 
     def test_full_training_has_no_adapter_fields(self, form):
-        form.selectbox(key="train.adapter.kind").set_value("full").run()
-        assert "train.adapter.rank" not in [one.key for one in form.number_input]
+        widget(form, "adapter.kind").set_value("full").run()
+        assert not any(one.key.endswith(".adapter.rank") for one in form.number_input)
         assert "there is no adapter to configure" in seen(form)
         assert toml_of(form)["adapter"]["kind"] == "full"
-        form.selectbox(key="train.adapter.kind").set_value("lora").run()
-        assert form.number_input(key="train.adapter.rank").value == 16
+        widget(form, "adapter.kind").set_value("lora").run()
+        assert widget(form, "adapter.rank").value == 16
 
     def test_what_was_written_survives_another_page(self, form):
-        form.number_input(key="train.merge.eta").set_value(0.7).run()
-        form.text_input(key="train.name").set_value("mine").run()
+        widget(form, "merge.eta").set_value(0.7).run()
+        widget(form, "name").set_value("mine").run()
         choose(form, TAB, RUNS)
         choose(form, TAB, NEW)
-        assert form.number_input(key="train.merge.eta").value == 0.7
+        assert widget(form, "merge.eta").value == 0.7
         assert toml_of(form)["merge"]["eta"] == 0.7
-        assert form.text_input(key="train.name").value == "mine"
+        assert widget(form, "name").value == "mine"
 
     @pytest.mark.parametrize(
         ("name", "problem"), [("../x", "is not safe"), ("demo-run", "a run of that name already"), ("con", "a device")]
     )
     def test_a_name_that_cannot_be(self, form, name, problem):
-        form.text_input(key="train.name").set_value(name).run()
+        widget(form, "name").set_value(name).run()
         assert problem in seen(form)
         assert button(form, "train-start").disabled
 
     def test_seeds_larger_than_a_browser_counts(self, form):
-        form.text_input(key="train.training.seed").set_value(str(2**60)).run()
+        widget(form, "training.seed").set_value(str(2**60)).run()
         assert toml_of(form)["training"]["seed"] == 2**60
 
     def test_the_policies_may_differ(self, form):
-        form.text_area(key="train.runs").set_value("[[runs]]\n[[runs]]\ntraining.beta = 0.5").run()
+        widget(form, "runs").set_value("[[runs]]\n[[runs]]\ntraining.beta = 0.5").run()
         assert toml_of(form)["runs"][1] == {"training": {"beta": 0.5}}
-        form.text_area(key="train.runs").set_value("[[runs").run()
+        widget(form, "runs").set_value("[[runs").run()
         assert "not valid TOML" in seen(form)
         assert button(form, "train-start").disabled
 
@@ -114,7 +120,7 @@ class TestReward:
     def test_terms_are_added_weighted_and_removed(self, form):
         press(form, "train-add-term")
         assert toml_of(form)["reward"]["terms"] == ["sentiment", "length"]
-        form.number_input(key="train.weight-2").set_value(-0.0005).run()
+        widget(form, "weight-2").set_value(-0.0005).run()
         assert toml_of(form)["reward"]["terms"] == ["sentiment", "length:-0.0005"]
         press(form, "train-remove-1")
         assert toml_of(form)["reward"]["terms"] == ["length:-0.0005"]
@@ -127,7 +133,7 @@ class TestReward:
         page = open_page("train")
         press(page, "train-use-config")
         assert toml_of(page)["reward"]["terms"] == [name, f"{name}2:0.5"]
-        assert page.number_input(key="train.weight-3").value == 0.5
+        assert widget(page, "weight-3").value == 0.5
 
 
 def test_the_list_of_rewards_is_that_of_the_engine():
@@ -151,8 +157,8 @@ class TestPresets:
     def test_pasted_toml_fills_the_form(self, form):
         form.text_area(key="train-paste").set_value("[training]\nsteps = 7\n[warp]\npolicies = 4").run()
         press(form, "train-use-toml")
-        assert form.number_input(key="train.warp.policies").value == 4
-        assert form.text_input(key="train.training.steps").value == "7"
+        assert widget(form, "warp.policies").value == 4
+        assert widget(form, "training.steps").value == "7"
 
     @pytest.mark.parametrize(
         ("text", "problem"),
@@ -163,7 +169,7 @@ class TestPresets:
         ],
     )
     def test_pasted_nonsense_is_named_and_changes_nothing(self, form, text, problem):
-        form.number_input(key="train.merge.eta").set_value(0.7).run()
+        widget(form, "merge.eta").set_value(0.7).run()
         form.text_area(key="train-paste").set_value(text).run()
         press(form, "train-use-toml")
         assert problem in seen(form)
@@ -186,14 +192,14 @@ class TestEstimate:
         page = open_page("train")
         press(page, "train-watch-demo-run")
         press(page, "train-use-config")
-        page.number_input(key="train.training.prompts_per_step").set_value(16).run()
+        widget(page, "training.prompts_per_step").set_value(16).run()
         assert "there is no estimate" in seen(page)
 
 
 class TestStart:
     def test_it_starts_and_is_watched(self, form, fake):
-        form.text_input(key="train.name").set_value("mine").run()
-        form.number_input(key="train.training.beta").set_value(0.2).run()
+        widget(form, "name").set_value("mine").run()
+        widget(form, "training.beta").set_value(0.2).run()
         press(form, "train-start")
         assert fake.run("mine").config["training"]["beta"] == 0.2
         assert fake.runs()[0].state is RunState.RUNNING
@@ -204,7 +210,7 @@ class TestStart:
     def test_the_next_run_gets_another_name(self, form):
         press(form, "train-start")
         choose(form, TAB, NEW)
-        assert form.text_input(key="train.name").value == "run-2"
+        assert widget(form, "name").value == "run-2"
 
     def test_what_the_engine_refuses_is_said(self, form, fake, monkeypatch):
         def refuse(request):
@@ -276,7 +282,7 @@ class TestList:
         assert any("max_new_tokens = 20" in code for code in codes(page))
         press(page, "train-use-config")
         assert page.button_group(key=TAB).value == NEW
-        assert page.text_input(key="train.name").value == "demo-run-2"
+        assert widget(page, "name").value == "demo-run-2"
         assert toml_of(page)["training"]["max_new_tokens"] == 20
 
     def test_a_name_in_markdown_is_text(self, open_page, fake):
@@ -299,6 +305,11 @@ class TestWatching:
         ]
         assert [line["name"] for line in drawn["charts"][0]["series"]] == ["policy 1", "policy 2"]
         assert drawn["x_max"] == 40, "the axis reaches to the planned end"
+
+    def test_where_the_axis_of_a_running_run_ends(self):
+        assert [axis_end(last, 40) for last in (1, 40)] == [40, 40]
+        assert [axis_end(last, 9000) for last in (1, 50, 51, 150, 8000)] == [50, 50, 100, 200, 9000]
+        assert axis_end(45, 40) == 45
 
     def test_new_steps_come_in_the_same_chart(self, open_page, fake):
         page = open_page("train")
