@@ -66,7 +66,7 @@ GLOSSARY = {
     "pin": "A place that is kept: in the list, in the link, in the side panes, on the Compare page.",
     "reference": "What the differences on the card are to: the SFT policy, or a pin.",
     "diversity": "How unlike each other the completions of one prompt are, from 0 (all alike) to 1.",
-    "length": "Tokens per completion, without the end token.",
+    "length": "Tokens per completion, the end token included.",
     "LoRA adapter": (
         "Two small matrices per layer that hold what was trained. With A frozen the update is linear in B, and merges "
         "of adapters are exact."

@@ -18,8 +18,8 @@ METHOD = (
         "1. An anchor that follows",
         "Each policy is trained with REINFORCE on its reward, minus beta times the KL to an anchor. The anchor is a "
         "moving average of the policy itself: it allows more and more, without letting a single step go far.",
-        r"r(x, y) - \beta \log \frac{\pi_\theta(y \mid x)}{\pi_\mathrm{ema}(y \mid x)}, \qquad "
-        r"\theta_\mathrm{ema} \leftarrow (1 - \mu)\, \theta_\mathrm{ema} + \mu\, \theta",
+        r"\begin{gathered} r(x, y) - \beta \log \frac{\pi_\theta(y \mid x)}{\pi_\mathrm{ema}(y \mid x)} \\[6pt] "
+        r"\theta_\mathrm{ema} \leftarrow (1 - \mu)\, \theta_\mathrm{ema} + \mu\, \theta \end{gathered}",
     ),
     (
         "slerp",
@@ -56,10 +56,10 @@ METHOD = (
 
 KEYS = (
     ("Tab, Shift+Tab", "from one control to the next and back"),
-    ("arrows on a slider", "one small step; Page Up and Page Down ten"),
-    ("Home, End on a slider", "to its lowest and highest value"),
-    ("Enter or Space", "press a button, open a list, choose the point that has the focus"),
-    ("Esc", "close a list, a menu or a dialog"),
+    ("arrows on a slider", "one small step; Page Up and Page Down a larger one, Home and End to its ends"),
+    ("arrows in the plot", "from point to point; Enter sets the sliders to the one that has the focus"),
+    ("Enter or Space", "press a button, open a list"),
+    ("Esc", "close a list, a menu or a dialog; in a number field, take back what was typed"),
     ("Ctrl+Enter in a text", "take the text"),
     ("the browser's Back", "undo the last change of the view, or return to the page before"),
 )
@@ -71,7 +71,7 @@ LIMITS = (
     "The angles are between task vectors of one init. Models that do not come from the same init are refused.",
     "One preview runs at a time per device. With several visitors jobs wait their turn; the strip at the left says how "
     "many come before yours.",
-    "Everything stays on this machine: no text, no weight and no statistic is sent anywhere.",
+    "Everything stays between this browser, the app and its engine: nothing is fetched from or sent to anywhere else.",
 )
 
 SOURCE = (
@@ -122,7 +122,7 @@ def tour(view: View) -> Sequence[tuple[str, str, View, str]]:
         ),
         (
             "compare",
-            "Compare two pinned models",
+            "Compare two pins",
             dataclasses.replace(clean, place=high, pins=(Pin(place=low), Pin(place=high))),
             "Vote without seeing which is which; the preference matrix says what the votes add up to.",
         ),
@@ -187,7 +187,7 @@ def _keys() -> None:
     st.subheader("Keys", anchor=False)
     for key, what in KEYS:
         left, right = st.columns([2, 3], vertical_alignment="center")
-        left.markdown(f"`{key}`")
+        left.markdown(f"**{key}**")
         right.markdown(what)
 
 

@@ -100,10 +100,13 @@ def test_the_front_looks_like_a_measured_one(fake: FakeEngine):
     assert not sft.dominated
 
 
-def test_rewards_are_the_sum_of_their_parts(fake: FakeEngine):
+def test_rewards_are_the_weighted_sum_of_their_parts(fake: FakeEngine):
+    assert fake.run("demo-run").config["reward"]["terms"] == ["sentiment", "length:-0.01"]
     for point in fake.front(DEMO).points:
-        parts = [metric.mean for name, metric in point.metrics.items() if name.startswith("reward:")]
-        assert sum(parts) == pytest.approx(point.metrics["reward"].mean)
+        sentiment, length = (point.metrics[f"reward:{name}"].mean for name in ("sentiment", "length"))
+        assert sentiment - 0.01 * length == pytest.approx(point.metrics["reward"].mean)
+    for row in fake.samples(DEMO, "sft"):
+        assert row.rewards["sentiment"] - 0.01 * row.rewards["length"] == pytest.approx(row.reward)
 
 
 def test_keys_are_unique_and_places_lead_back(fake: FakeEngine):

@@ -148,20 +148,23 @@ def slerp_weights(gram_MM: Floats, weights: tuple[float, ...]) -> Floats:
 
 
 def metrics_at(length: float, evenness: float, *, seed: str) -> dict[str, Metric]:
-    """Metrics at a relative distance from the SFT policy; `evenness` 0 is one policy alone."""
+    """Metrics at a relative distance from the SFT policy; `evenness` 0 is one policy alone.
+
+    The reward is that of `fake_runs`, sentiment and -0.01 times length; parts are before their weights.
+    """
     kl = 54.0 * length**2 / (1.0 + 1.2 * length**2) * (1.0 - 0.25 * max(0.0, evenness - 0.66))
     reward = -0.15 + 3.55 * (1.0 - math.exp(-2.4 * length**1.35)) * (0.82 + 0.24 * evenness)
     kl_se = 0.024 * kl + 0.004 if kl else 0.0
     reward_se = 0.08 + 0.11 * math.exp(-length)
-    tokens = 19.9 - 0.4 * length
+    tokens = 19.9 - 0.4 * length + 0.1 * noise(f"l{seed}")
     reward += 0.35 * reward_se * noise(f"r{seed}")
     mean_kl = max(0.0, kl + 0.35 * kl_se * noise(f"k{seed}"))
     return {
         "reward": Metric(mean=reward, se=reward_se),
         "reward:sentiment": Metric(mean=reward + 0.01 * tokens, se=reward_se),
-        "reward:length": Metric(mean=-0.01 * tokens, se=0.0015),
+        "reward:length": Metric(mean=tokens, se=0.15),
         "kl": Metric(mean=mean_kl, se=kl_se),
-        "length": Metric(mean=tokens + 0.1 * noise(f"l{seed}"), se=0.15),
+        "length": Metric(mean=tokens, se=0.15),
         "diversity": Metric(mean=0.885 - 0.105 * length + 0.005 * noise(f"d{seed}"), se=0.01),
     }
 

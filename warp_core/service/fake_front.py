@@ -75,7 +75,7 @@ class FakeFront:
                         prompt=prompt,
                         completion=text,
                         reward=value,
-                        rewards={"sentiment": value + 0.2, "length": -0.2},
+                        rewards={"sentiment": value + 0.2, "length": 20.0},
                         kl=max(0.0, kl * (1 + 0.3 * noise(f"{key}{index}{prompt}"))),
                         num_tokens=20,
                     )

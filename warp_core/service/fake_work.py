@@ -62,7 +62,9 @@ def _pane(
         if state == "done" and request.score:
             spread = noise(f"{place_text(pane.place)}{request.prompt}{request.seed}{index}")
             scores = {"reward": reward + 0.5 * spread, "kl": max(0.0, kl * (1 + 0.2 * spread))}
-            one = one.model_copy(update=scores | {"rewards": {"sentiment": scores["reward"] + 0.2, "length": -0.2}})
+            one = one.model_copy(
+                update=scores | {"rewards": {"sentiment": scores["reward"] + 0.01 * words, "length": float(words)}}
+            )
         completions.append(one)
     return p.Pane(id=pane.id, place=pane.place, state=state, completions=tuple(completions))
 
