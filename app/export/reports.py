@@ -99,7 +99,7 @@ def _report(one: Export, report: ExportReport) -> None:
         _completions(report)
         python, vllm, shell = st.tabs(["transformers", "vLLM", "Command line"])
         python.code(report.snippet_transformers, language="python", wrap_lines=True)
-        vllm.code(report.snippet_vllm, language=None, wrap_lines=True)
+        vllm.code(report.snippet_vllm, language="python", wrap_lines=True)
         shell.code(one.command, language="shell", wrap_lines=True)
         with st.expander(f"{len(report.files)} files"):
             st.text("\n".join(report.files))

@@ -5,7 +5,7 @@ import streamlit as st
 from app.engine import engine
 from app.train.form import form
 from app.train.runs_list import runs_list
-from app.train.state import NEW, RUNS, TAB
+from app.train.state import NEW, RUNS, tab_switch
 
 __all__ = ["render"]
 
@@ -14,16 +14,7 @@ def render() -> None:
     """Draw the page."""
     st.title("Train", anchor=False)
     runs = engine().runs()
-    shown = st.segmented_control(
-        "Show",
-        [RUNS, NEW],
-        default=RUNS if runs else NEW,
-        required=True,
-        key=TAB,
-        label_visibility="collapsed",
-        persist_state="session",
-    )
-    if shown == NEW:
+    if tab_switch(default=RUNS if runs else NEW) == NEW:
         form(runs)
     else:
         runs_list(runs)

@@ -123,7 +123,8 @@ def _actions(run: RunSummary, *, is_watched: bool) -> None:
         on_click=watch,
         args=(run.name,),
     )
-    if st.button("Explore", key=key.format("explore"), help="Its front, in Explore", disabled=not run.policies):
+    nothing_yet = run.progress == 0 and run.finished_iterations == 0
+    if st.button("Explore", key=key.format("explore"), help="Its front, in Explore", disabled=nothing_yet):
         open_run(run)
     if run.state is RunState.RUNNING:
         help_text = "Ends after the present step; what is done is kept, and the run can be resumed"

@@ -6,7 +6,7 @@ import streamlit as st
 
 from app.components.lines import Chart, Line, lines
 from app.engine import engine
-from app.ui import empty_state, error_box, markdown_escaped, number
+from app.ui import empty_state, markdown_escaped, number
 from warp_core.errors import WarpError
 from warp_core.service.documents import Curve, FrontDocument, RunState, RunSummary
 from warp_core.service.protocol import Selection
@@ -37,16 +37,15 @@ def watch_panel(run: RunSummary) -> None:
     st.subheader(f"Training curves of {markdown_escaped(run.name)}", anchor=False)
     try:
         curves = engine().curves(run.name)
-    except WarpError as error:
-        if run.state is not RunState.RUNNING:
-            error_box(error)
-            return
-        curves = ()
+    except WarpError:
+        curves = ()  # it has no folder yet, or is damaged, and then the list says so
     if not curves:
         going = run.state is RunState.RUNNING
         empty_state(
             "No step yet",
-            "The first step comes when model, prompts and rewards are open." if going else "It ended before a step.",
+            "The first step comes when model, prompts and rewards are open."
+            if going
+            else "It ended before its first step.",
         )
         return
     iteration, smooth, with_more = _controls(run, curves)

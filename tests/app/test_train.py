@@ -25,6 +25,12 @@ def form(open_page):
     return open_page("train", **{TAB: NEW})
 
 
+def switch(page, which: str):
+    """Press the switch between list and form."""
+    control = next(one for one in page.button_group if one.key.startswith(f"{TAB}."))
+    return control.set_value(which).run()
+
+
 def widget(page, field: str):
     """The widget of a field; its key begins with the generation of the form."""
     found = [*page.number_input, *page.text_input, *page.selectbox, *page.text_area]
@@ -87,8 +93,8 @@ class TestForm:
     def test_what_was_written_survives_another_page(self, form):
         widget(form, "merge.eta").set_value(0.7).run()
         widget(form, "name").set_value("mine").run()
-        choose(form, TAB, RUNS)
-        choose(form, TAB, NEW)
+        switch(form, RUNS)
+        switch(form, NEW)
         assert widget(form, "merge.eta").value == 0.7
         assert toml_of(form)["merge"]["eta"] == 0.7
         assert widget(form, "name").value == "mine"
@@ -203,13 +209,13 @@ class TestStart:
         press(form, "train-start")
         assert fake.run("mine").config["training"]["beta"] == 0.2
         assert fake.runs()[0].state is RunState.RUNNING
-        assert form.button_group(key=TAB).value == RUNS
+        assert form.session_state[TAB] == RUNS
         assert "Training curves of mine" in seen(form)
         assert [toast.value for toast in form.toast] == ["mine has been started"]
 
     def test_the_next_run_gets_another_name(self, form):
         press(form, "train-start")
-        choose(form, TAB, NEW)
+        switch(form, NEW)
         assert widget(form, "name").value == "run-2"
 
     def test_what_the_engine_refuses_is_said(self, form, fake, monkeypatch):
@@ -219,7 +225,7 @@ class TestStart:
         monkeypatch.setattr(fake, "train", refuse)
         press(form, "train-start")
         assert "is in the way" in seen(form)
-        assert form.button_group(key=TAB).value == NEW
+        assert form.session_state[TAB] == NEW
 
 
 class TestList:
@@ -265,7 +271,7 @@ class TestList:
     def test_the_first_visit_without_runs_is_the_form(self, open_page, fake):
         fake._runs.clear()
         page = open_page("train", view=View())
-        assert page.button_group(key=TAB).value == NEW
+        assert page.session_state[TAB] == NEW
 
     def test_a_long_list_is_cut(self, open_page, fake):
         config = fake.run("demo-run").config
@@ -281,7 +287,7 @@ class TestList:
         press(page, "train-watch-demo-run")
         assert any("max_new_tokens = 20" in code for code in codes(page))
         press(page, "train-use-config")
-        assert page.button_group(key=TAB).value == NEW
+        assert page.session_state[TAB] == NEW
         assert widget(page, "name").value == "demo-run-2"
         assert toml_of(page)["training"]["max_new_tokens"] == 20
 
@@ -359,6 +365,15 @@ class TestWatching:
         assert not page.exception
         assert "The first step comes when" in seen(page)
         assert "did not work" not in seen(page)
+
+    def test_a_run_that_ended_before_its_first_step(self, open_page, fake):
+        fake._runs["training-now"].steps_done = 0
+        fake._runs["training-now"].state = RunState.FAILED
+        fake._runs["training-now"].error = "no model folder at '/gone'"
+        page = open_page("train")
+        assert "It ended before its first step." in seen(page)
+        assert "no model folder at '/gone'" in seen(page)
+        assert button(page, "train-explore-training-now").disabled
 
     def test_the_front_so_far(self, fake):
         words = front_so_far(fake.front(Selection(run="demo-run")))
