@@ -98,7 +98,7 @@ def _buttons(desk: Desk) -> None:
             "Measure",
             key="measure",
             type="primary",
-            disabled=is_measured or not desk.can_merge or bool(busy),
+            disabled=is_measured or bool(busy),
             help="Measured already, in the same way." if is_measured else f"Samples {_effort(desk)} and scores them.",
             on_click=actions.rerun_page(actions.measure),
             args=([view.place],),
@@ -106,7 +106,7 @@ def _buttons(desk: Desk) -> None:
         st.button(
             "Sweep this curve",
             key="sweep",
-            disabled=not to_sweep or not desk.can_merge or bool(busy),
+            disabled=not to_sweep or bool(busy),
             help=f"Measures eta {', '.join(ui.number(one.eta, digits=1) for one in to_sweep)} with these weights."
             if to_sweep
             else "All points of this curve are measured.",
@@ -129,7 +129,7 @@ def _buttons(desk: Desk) -> None:
             on_click=actions.rerun_page(actions.make_reference),
             args=(view.place,),
         )
-        st.button("Export this", key="export", disabled=not desk.can_merge, on_click=open_page, args=("export",))
+        st.button("Export this", key="export", on_click=open_page, args=("export",))
 
 
 def _measuring(desk: Desk) -> None:
@@ -151,7 +151,7 @@ def _idle_words(desk: Desk) -> str:
         return "Computing the angles between the task vectors; predictions follow."
     if desk.active("prepare"):
         return "Loading the models, so that texts come quickly."
-    return f"Measuring a point takes {_effort(desk)}." if desk.can_merge else ""
+    return f"Measuring a point takes {_effort(desk)}."
 
 
 def _per_layer(desk: Desk) -> None:
@@ -179,7 +179,7 @@ def _per_layer(desk: Desk) -> None:
 def _coefficients(desk: Desk, place: Place) -> tuple[Any, str]:
     """The coefficients of a place in this iteration, or None and why not."""
     if desk.geometry is None:
-        return None, "The geometry of the task vectors is being computed." if desk.can_merge else ""
+        return None, "The geometry of the task vectors is being computed."
     try:
         coef_LK = mix(place, desk.geometry)
     except (GeometryError, RecipeError) as error:
@@ -260,6 +260,4 @@ def _note(desk: Desk, point: FrontPoint | None, has_rows: bool) -> str:
     if has_rows and desk.prediction is not None:
         count = len(desk.prediction.keys)
         return f"Predicted from {count} measured points; the error is that of predicting each of them from the others."
-    if not desk.can_merge:
-        return "No iteration of this run is finished yet: its policies can be merged when one is."
     return "Not measured, and too few points to predict from: measure this one, or sweep the curve."

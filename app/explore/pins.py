@@ -8,20 +8,21 @@ from app import ui
 from app.explore import actions
 from app.explore.card import metrics_at, reference_of
 from app.explore.differences import default_evaluation, point_at
+from app.explore.fields import field_key
 from app.explore.state import Desk
 from app.explore.tables import pins_csv, points_csv
 from app.view import Pin, current_view, set_view
 from warp_core.service.documents import Metric
 from warp_core.service.places import place_label, same_place
 
-__all__ = ["draw_pins", "pin_table"]
+__all__ = ["draw_downloads", "draw_pins", "pin_table"]
 
 _COLUMNS = ("reward", "kl", "length", "diversity")
 _HEADS = {"reward": "Reward", "kl": "KL", "length": "Length", "diversity": "Diversity"}
 
 
 def draw_pins(desk: Desk) -> None:
-    """Draw the table, what can be done with the pin that is chosen, and the downloads."""
+    """Draw the table, and what can be done with the pin that is chosen."""
     pins = desk.view.pins
     if not pins:
         ui.empty_state(
@@ -43,7 +44,6 @@ def draw_pins(desk: Desk) -> None:
             st.caption("Choose a row to move the sliders there, to rename the pin, or to remove it.")
         else:
             _tools(desk, chosen)
-    _downloads(desk)
 
 
 def pin_table(desk: Desk) -> dict[str, list[Any]]:
@@ -98,10 +98,10 @@ def _chosen(desk: Desk, key: str) -> int | None:
 def _tools(desk: Desk, index: int) -> None:
     view, one = desk.view, desk.view.pins[index]
     with st.container(horizontal=True, vertical_alignment="bottom", key="pin-tools"):
-        key = f"pin-name-{index}"
-        st.session_state[key] = one.label
+        key = field_key(f"pin-name-{index}", one.label)
         st.text_input(
             "Name of the chosen pin",
+            one.label,
             key=key,
             max_chars=60,
             placeholder=place_label(one.place),
@@ -148,7 +148,8 @@ def _set_reference(index: int | None) -> None:
     set_view(reference=index)
 
 
-def _downloads(desk: Desk) -> None:
+def draw_downloads(desk: Desk) -> None:
+    """Draw the buttons that give pins and points as CSV."""
     name = desk.view.run or "models"
     pins: tuple[Pin, ...] = desk.view.pins
     with st.container(horizontal=True, key="downloads"):

@@ -15,13 +15,14 @@ __all__ = ["TICK_S", "draw_plot"]
 
 TICK_S = 1.0
 _HEIGHT = 510
-_FRESH, _HIDDEN = "explore_fresh_desk", "explore_hidden"
+_FRESH, _HIDDEN, _ITERATIONS = "explore_fresh_desk", "explore_hidden", "explore_iterations"
 _LIVE_JOBS = ("measure", "geometry", "prepare")
 
 
 def draw_plot(desk: Desk) -> None:
     """Draw pilot and card; live while points are being measured or the run is being trained."""
     st.session_state[_FRESH] = desk  # a run of the whole page has fetched it already
+    st.session_state[_ITERATIONS] = desk.iterations
     every = TICK_S if _is_live(desk) else None
     st.fragment(run_every=every, key="explore-plot")(_tick)(every)
 
@@ -60,8 +61,10 @@ def _tick(every: float | None) -> None:
             height=_HEIGHT,
             on_change=actions.rerun_page(_take_over),
         )
-    draw_card(desk)
-    if every is not None and not _is_live(desk):
+    if desk.can_merge:
+        draw_card(desk)
+    is_over = every is not None and not _is_live(desk)
+    if is_over or desk.iterations != st.session_state[_ITERATIONS]:
         st.rerun()
 
 

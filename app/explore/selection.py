@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from app import ui
 from app.engine import engine
 from app.explore import actions
+from app.explore.fields import field_key
 from app.explore.state import selection_key
 from app.view import View, current_view, set_view
 from warp_core.errors import UnknownJobError
@@ -25,15 +26,18 @@ def draw_selection(view: View, runs: Sequence[RunSummary]) -> None:
     """Draw the row, and the form for checkpoints where those are chosen."""
     on_disk = _wants_disk(view)
     options = [run.name for run in runs] + [DISK]
-    st.session_state["explore_run"] = DISK if on_disk else view.run
+    shown = DISK if on_disk or view.run not in options else view.run
+    key = field_key("explore_run", shown)
     summary = next((run for run in runs if run.name == view.run), None)
     with st.container(horizontal=True, vertical_alignment="center", key="selection"):
         st.selectbox(
             "Run",
             options,
             format_func=lambda name: "Checkpoints on disk" if name == DISK else name,
-            key="explore_run",
+            index=options.index(shown),
+            key=key,
             on_change=_choose,
+            args=(key,),
             label_visibility="collapsed",
             width=260,
         )
@@ -66,9 +70,9 @@ def _about(view: View, summary: RunSummary | None, *, on_disk: bool) -> str:
     return f"{summary.model}, {summary.policies} policies, {state}"
 
 
-def _choose() -> None:
+def _choose(key: str) -> None:
     """Open another run as it was left in this session, or the form for checkpoints."""
-    chosen = str(st.session_state["explore_run"])
+    chosen = str(st.session_state[key])
     view = current_view()
     if chosen == DISK:
         st.session_state[_FORM] = True
@@ -105,13 +109,18 @@ def _draw_form(view: View) -> None:
     with st.expander("Checkpoints", expanded=not explored, key=f"disk-form-{explored}"):
         left, right = st.columns([2, 3])
         init = left.text_input(
-            "Init", value=view.init or "", key="disk-init", placeholder="folder, Hub id or smollm2-135m"
+            "Init",
+            value=view.init or "",
+            key="disk-init",
+            placeholder="folder, Hub id or smollm2-135m",
+            persist_state="session",
         )
         base = left.text_input(
             "Base model of adapters, if it is another one",
             value=view.base or "",
             key="disk-base",
             placeholder="as above",
+            persist_state="session",
         )
         policies = right.text_area(
             "Policies, one a line",
@@ -119,6 +128,7 @@ def _draw_form(view: View) -> None:
             key="disk-policies",
             placeholder="folders or Hub ids of full checkpoints or LoRA adapters",
             height=122,
+            persist_state="session",
         )
         selection, problem = _selection(init, base, policies)
         with st.container(horizontal=True, vertical_alignment="center"):

@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from app import ui
 from app.engine import engine
 from app.explore import actions
 from app.explore.blind import reveal
+from app.explore.fields import field_key
 from app.explore.preview import draw_panes, latest_job, pane_choice
 from app.explore.state import Desk, kept, selection_key
 from app.explore.votes import draw_votes
@@ -16,10 +16,7 @@ __all__ = ["draw_side_by_side"]
 
 
 def draw_side_by_side(desk: Desk) -> None:
-    """Draw the area; a run that has no policies yet has nothing to sample from."""
-    if not desk.can_merge:
-        ui.empty_state("No texts yet", "This run's first iteration is being trained; its policies can be sampled then.")
-        return
+    """Draw the area."""
     job = latest_job()
     _draw_prompt(desk, job)
     _draw_sides(desk.view)
@@ -31,17 +28,20 @@ def _draw_prompt(desk: Desk, job: Job | None) -> None:
     view = desk.view
     prompts = kept(f"prompts {selection_key(desk.selection)}", lambda: tuple(engine().prompts(desk.selection))) or ()
     text, choice = st.columns([5, 3])
-    st.session_state["explore_prompt"] = actions.prompt_of(view)
-    text.text_area("Prompt", key="explore_prompt", height=106, max_chars=MAX_PROMPT, on_change=_take_prompt)
+    prompt = actions.prompt_of(view)
+    key = field_key("explore_prompt", prompt)
+    text.text_area("Prompt", prompt, 118, MAX_PROMPT, key, on_change=_take_prompt, args=(key,))
     with choice:
-        st.session_state["explore_pick"] = view.prompt if view.prompt in prompts else None
+        picked = view.prompt if view.prompt in prompts else None
+        key = field_key("explore_pick", picked)
         st.selectbox(
             "Or one of the evaluation prompts",
             prompts,
-            key="explore_pick",
-            index=None,
+            key=key,
+            index=None if picked is None else prompts.index(picked),
             placeholder=f"{len(prompts)} prompts",
-            on_change=_pick_prompt,
+            on_change=_take_prompt,
+            args=(key,),
         )
         _draw_buttons(view, job)
 
@@ -61,14 +61,14 @@ def _draw_buttons(view: View, job: Job | None) -> None:
 
 
 def _draw_settings(view: View) -> None:
-    st.session_state["explore_tokens"] = view.tokens
-    st.session_state["explore_seed"] = view.seed
-    st.session_state["explore_chat"] = view.chat
-    st.session_state.setdefault("explore_count", 1)
-    st.number_input("Tokens per completion", 1, MAX_TOKENS, key="explore_tokens", on_change=_take_settings)
-    st.number_input("Completions per model", 1, 4, key="explore_count", on_change=_take_settings)
-    st.number_input("Seed", 0, MAX_SEED, key="explore_seed", on_change=_take_settings)
-    st.toggle("Chat template", key="explore_chat", on_change=_take_settings)
+    keys = {name: field_key(f"explore_{name}", getattr(view, name)) for name in ("tokens", "seed", "chat")}
+    take = {name: {"on_change": _take_setting, "args": (name, key), "key": key} for name, key in keys.items()}
+    st.number_input("Tokens per completion", 1, MAX_TOKENS, view.tokens, **take["tokens"])
+    st.number_input(
+        "Completions per model", 1, 4, key="explore_count", on_change=actions.preview, persist_state="session"
+    )
+    st.number_input("Seed", 0, MAX_SEED, view.seed, **take["seed"])
+    st.toggle("Chat template", view.chat, **take["chat"])
 
 
 def _draw_sides(view: View) -> None:
@@ -78,46 +78,39 @@ def _draw_sides(view: View) -> None:
             ("left", "Left pane", ["sft", *pins]),
             ("right", "Right pane", ["end", "sft", *pins]),
         ):
-            key = f"explore_{side}"
-            st.session_state[key] = getattr(view, side)
+            shown = getattr(view, side) if getattr(view, side) in options else options[0]
+            key = field_key(f"explore_{side}", shown)
             st.selectbox(
                 label,
                 options,
                 key=key,
+                index=options.index(shown),
                 format_func=lambda which: pane_choice(view, which),
                 on_change=_take_side,
-                args=(side,),
+                args=(side, key),
                 width=220,
             )
         for key, label, default in (
             ("explore_auto", "Preview when a slider is let go", True),
             ("explore_differences", "Mark differences to the left", True),
         ):
-            st.session_state.setdefault(key, default)
-            st.toggle(label, key=key)
-        st.toggle("Vote blind", key="explore_blind", on_change=_toggle_blind)
+            st.toggle(label, value=default, key=key, persist_state="session")
+        st.toggle("Vote blind", key="explore_blind", on_change=_toggle_blind, persist_state="session")
 
 
-def _take_prompt() -> None:
-    set_view(prompt=str(st.session_state["explore_prompt"]))
+def _take_prompt(key: str) -> None:
+    """Take over what was written or picked; an emptied field goes back to the first prompt of the set."""
+    set_view(prompt=str(st.session_state[key] or ""))
     actions.preview()
 
 
-def _pick_prompt() -> None:
-    picked = st.session_state["explore_pick"]
-    if picked is not None:
-        set_view(prompt=str(picked))
-        actions.preview()
-
-
-def _take_settings() -> None:
-    state = st.session_state
-    set_view(tokens=int(state["explore_tokens"]), seed=int(state["explore_seed"]), chat=bool(state["explore_chat"]))
+def _take_setting(name: str, key: str) -> None:
+    set_view(**{name: st.session_state[key]})
     actions.preview()
 
 
-def _take_side(side: str) -> None:
-    set_view(**{side: st.session_state[f"explore_{side}"]})
+def _take_side(side: str, key: str) -> None:
+    set_view(**{side: st.session_state[key]})
     actions.preview()
 
 

@@ -120,7 +120,7 @@ def _row(desk: Desk, pair: Pair, number: int, *, is_open: bool) -> None:
             )
         else:
             words = score_words(voted.score, pair.first_name, pair.second_name)
-            st.caption(f"Your vote: {words.lower() if voted.score == 0 else words}.")
+            st.caption(f"Your vote: {words.lower() if voted.score == 0 else words}.", width="content")
             st.button("Undo", key=f"undo-{number}", type="tertiary", on_click=_undo, args=(desk, pair))
 
 
@@ -163,6 +163,14 @@ def _cast() -> dict[str, Vote]:
     return cast(dict[str, Vote], st.session_state.setdefault(key, {}))
 
 
+def _hidden_ids() -> set[str]:
+    """Votes on texts whose names are still hidden: the scores would tell them."""
+    preview = shown()
+    if preview is None or hidden_order(preview) is None:
+        return set()
+    return {vote.id for key, vote in _cast().items() if key.startswith(f"{preview.job_id}.")}
+
+
 def _text(written: Written, completion: int) -> str:
     return written.completions[completion].text if completion < len(written.completions) else ""
 
@@ -198,7 +206,8 @@ def _model_key(place: Place, num_policies: int) -> str:
 def draw_summary(desk: Desk) -> None:
     """Draw the preference scores over all votes on this selection."""
     with st.container(key="vote-summary"):
-        votes = engine().votes(desk.selection)
+        hidden = _hidden_ids()
+        votes = [vote for vote in engine().votes(desk.selection) if vote.id not in hidden]
         rows = summary(votes, desk.num_policies)
         if not rows:
             st.caption("No votes yet on these models. Scores with intervals appear here with the first one.")

@@ -5,7 +5,7 @@ import streamlit as st
 from app import ui
 from app.engine import engine
 from app.explore import actions
-from app.explore.pins import draw_pins
+from app.explore.pins import draw_downloads, draw_pins
 from app.explore.plot import draw_plot
 from app.explore.selection import draw_selection, is_explored
 from app.explore.side_by_side import draw_side_by_side
@@ -36,6 +36,18 @@ def render() -> None:
         set_view(**vars(desk.view))
     _first_texts(desk)
     draw_plot(desk)
+    if desk.can_merge:
+        _draw_rest(desk)
+    else:
+        ui.empty_state(
+            "Nothing to merge yet",
+            "No iteration of this run is finished yet. Its points appear above as they are measured; sliders and texts "
+            "work as soon as its policies are there.",
+        )
+    draw_downloads(desk)
+
+
+def _draw_rest(desk: Desk) -> None:
     st.subheader("Side by side", anchor=False)
     draw_side_by_side(desk)
     st.subheader("Preference scores", anchor=False)

@@ -19,6 +19,11 @@ def has(page: AppTest, key: str) -> bool:
     return any(getattr(one, "key", None) == key for one in page._tree)
 
 
+def field(widgets: Any, name: str) -> Any:
+    """The input of this name; its key has a number, see `app.explore.fields`."""
+    return next(one for one in widgets if (one.key or "").rpartition("-")[0] == name)
+
+
 def data_of(page: AppTest, key: str) -> dict[str, Any]:
     """The data that a component draws."""
     proto = element(page, key).proto

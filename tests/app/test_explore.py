@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.view import Pin, View
 from tests.app.conftest import OpenPage
-from tests.app.explore_tools import data_of, has, release, unfold, view_of, words_of
+from tests.app.explore_tools import data_of, field, has, release, unfold, view_of, words_of
 from warp_core.service import protocol as p
 from warp_core.service.fake import FakeEngine
 from warp_core.service.fake_text import HOSTILE, PROMPTS
@@ -71,38 +71,56 @@ class TestOpening:
     def test_a_run_in_its_first_iteration_can_be_watched_but_not_merged(self, open_page, fake):
         page = open_page("explore", view=View(run="training-now"))
         assert not page.exception
-        assert "first iteration is being trained" in words_of(page)
+        assert "No iteration of this run is finished yet." in words_of(page)
         assert requests_of(fake, "preview") + requests_of(fake, "prepare") == []
-        assert page.button(key="measure").disabled
-        assert page.button(key="export").disabled
+        assert not has(page, "measure")
+        assert not has(page, "panes")
+        assert not page.download_button(key="points-csv").disabled
         before = len(data_of(page, "pilot")["points"])
         fake.advance(60)
         page.run()
         assert len(data_of(page, "pilot")["points"]) > before
 
+    def test_an_iteration_that_ends_can_be_merged(self, open_page, fake):
+        page = open_page("explore", view=View(run="training-now"))
+        fake.advance(400)
+        page.run()
+        assert has(page, "measure")
+        assert requests_of(fake, "prepare")[-1].selection.run == "training-now"
+
     def test_a_rerun_is_quick(self, page):
+        """In time of this process: the machine may be busy with others."""
         page.run()
         times = []
         for _ in range(5):
-            start = time.perf_counter()
+            start = time.process_time()
             page.run()
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         assert min(times) < 0.15
+
+    def test_a_rerun_asks_the_engine_for_little(self, page, fake):
+        page.run()
+        asked = []
+        for name in ("runs", "run", "front", "samples", "geometry", "prediction", "prompts", "job", "jobs", "votes"):
+            original = getattr(fake, name)
+            setattr(fake, name, lambda *given, n=name, o=original: asked.append(n) or o(*given))
+        page.run()
+        assert sorted(asked) == ["front", "job", "jobs", "runs", "votes"]
 
 
 class TestSelection:
     def test_another_run_opens_and_the_first_comes_back_as_it_was(self, page, fake):
         release(page, PLACE)
         page.button(key="pin").click().run()
-        page.selectbox(key="explore_run").set_value("training-now").run()
+        field(page.selectbox, "explore_run").set_value("training-now").run()
         assert (view_of(page).run, view_of(page).pins) == ("training-now", ())
-        page.selectbox(key="explore_run").set_value("demo-run").run()
+        field(page.selectbox, "explore_run").set_value("demo-run").run()
         assert (view_of(page).place, len(view_of(page).pins)) == (PLACE, 1)
 
     def test_a_run_opens_at_its_latest_iteration(self, page):
-        page.selectbox(key="explore_run").set_value("training-now").run()
+        field(page.selectbox, "explore_run").set_value("training-now").run()
         page.session_state["explore_views"] = {}
-        page.selectbox(key="explore_run").set_value("demo-run").run()
+        field(page.selectbox, "explore_run").set_value("demo-run").run()
         assert view_of(page).place == p.Place(iteration=2, eta=0.5)
 
     def test_a_run_is_described(self, page):
@@ -117,7 +135,7 @@ class TestSelection:
 class TestCheckpointsOnDisk:
     @pytest.fixture
     def form(self, page) -> AppTest:
-        return page.selectbox(key="explore_run").set_value("\0disk").run()
+        return field(page.selectbox, "explore_run").set_value("\0disk").run()
 
     def fill(self, page: AppTest, policies: str) -> AppTest:
         page.text_input(key="disk-init").set_value("models/init")
@@ -353,16 +371,16 @@ class TestSideBySide:
         assert has(page, "generate")
 
     def test_own_prompt_and_one_of_the_set(self, page, fake):
-        page.text_area(key="explore_prompt").set_value("A film about tea").run()
+        field(page.text_area, "explore_prompt").set_value("A film about tea").run()
         assert requests_of(fake, "preview")[-1].prompt == "A film about tea"
-        page.selectbox(key="explore_pick").set_value(PROMPTS[3]).run()
+        field(page.selectbox, "explore_pick").set_value(PROMPTS[3]).run()
         assert requests_of(fake, "preview")[-1].prompt == PROMPTS[3]
-        assert page.text_area(key="explore_prompt").value == PROMPTS[3]
+        assert field(page.text_area, "explore_prompt").value == PROMPTS[3]
         assert view_of(page).prompt == PROMPTS[3]
 
     def test_an_empty_prompt_goes_back_to_the_first_of_the_set(self, page, fake):
-        page.text_area(key="explore_prompt").set_value("").run()
-        assert page.text_area(key="explore_prompt").value == PROMPTS[0]
+        field(page.text_area, "explore_prompt").set_value("").run()
+        assert field(page.text_area, "explore_prompt").value == PROMPTS[0]
 
     def test_regenerate_takes_the_next_seed(self, page, fake):
         text = text_of(page, "left")
@@ -373,9 +391,9 @@ class TestSideBySide:
         assert text_of(page, "left") != text
 
     def test_settings(self, page, fake):
-        page.number_input(key="explore_tokens").set_value(48).run()
+        field(page.number_input, "explore_tokens").set_value(48).run()
         page.number_input(key="explore_count").set_value(2).run()
-        page.toggle(key="explore_chat").set_value(True).run()
+        field(page.toggle, "explore_chat").set_value(True).run()
         request = requests_of(fake, "preview")[-1]
         assert (request.max_new_tokens, request.num_completions, request.chat_template) == (48, 2, True)
         finish(fake, page)
@@ -386,8 +404,8 @@ class TestSideBySide:
     def test_a_pin_in_a_pane(self, open_page, fake):
         pins = (Pin(place=p.Place(eta=0.2), label="mild"), Pin(place=p.Place(eta=0.9), label="strong"))
         page = finish(fake, open_page("explore", view=View(run="demo-run", place=PLACE, pins=pins)))
-        page.selectbox(key="explore_left").set_value("0").run()
-        page.selectbox(key="explore_right").set_value("1").run()
+        field(page.selectbox, "explore_left").set_value("0").run()
+        field(page.selectbox, "explore_right").set_value("1").run()
         request = requests_of(fake, "preview")[-1]
         assert [pane.place.eta for pane in request.panes] == [0.2, 0.42, 0.9]
         assert [panes_of(page)[side]["title"] for side in SIDES] == ["mild", "Current merge", "strong"]
@@ -470,7 +488,7 @@ class TestAddress:
     def test_what_is_done_goes_into_the_address(self, page):
         release(page, PLACE)
         page.button(key="pin").click().run()
-        page.text_area(key="explore_prompt").set_value("Tea").run()
+        field(page.text_area, "explore_prompt").set_value("Tea").run()
         restored = View.from_query(page.query_params)
         assert (restored.place, restored.prompt) == (PLACE, "Tea")
         assert restored.pins == (Pin(place=PLACE),)

@@ -5,7 +5,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.view import MAX_PINS, Pin, View
 from tests.app.conftest import OpenPage
-from tests.app.explore_tools import choose_row, data_of, element, has, release, view_of, words_of
+from tests.app.explore_tools import choose_row, data_of, element, field, has, release, view_of, words_of
 from warp_core.service import protocol as p
 from warp_core.service.fake import FakeEngine
 
@@ -65,10 +65,10 @@ def test_choosing_a_row_moves_the_sliders_and_previews(page, fake):
 
 def test_the_chosen_pin_can_be_renamed(page):
     choose(page, 1)
-    page.text_input(key="pin-name-1").set_value("  bold ~ one ").run()
+    field(page.text_input, "pin-name-1").set_value("  bold ~ one ").run()
     assert view_of(page).pins[1].label == "bold one"
     assert View.from_query(page.query_params).pins[1].label == "bold one"
-    page.text_input(key="pin-name-1").set_value("").run()
+    field(page.text_input, "pin-name-1").set_value("").run()
     assert view_of(page).pins[1].name == "LERP, eta 0.9 to SFT, iteration 2"
 
 

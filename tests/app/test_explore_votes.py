@@ -7,7 +7,7 @@ from app.explore.blind import order_of
 from app.explore.votes import pairs_of, score_words, summary
 from app.view import View
 from tests.app.conftest import OpenPage
-from tests.app.explore_tools import data_of, has, view_of, words_of
+from tests.app.explore_tools import data_of, field, has, view_of, words_of
 from warp_core.evaluation.preferences import SCALE
 from warp_core.service import protocol as p
 from warp_core.service.fake import FakeEngine
@@ -58,7 +58,7 @@ class TestVoting:
         left, current, _ = (pane["completions"][0]["text"] for pane in panes_of(page))
         assert (vote.first, vote.second, vote.score, vote.blind) == (p.Place(eta=0.0), PLACE, -1.5, False)
         assert (vote.first_text.strip(), vote.second_text.strip()) == (left, current)
-        assert vote.prompt == page.text_area(key="explore_prompt").value
+        assert vote.prompt == field(page.text_area, "explore_prompt").value
         assert vote.source == "side-by-side"
         assert "Your vote: Merge much better." in words_of(page)
 
@@ -134,6 +134,7 @@ class TestBlind:
         hidden = [pane["completions"][0]["text"] for pane in panes_of(page)]
         answer(page, 0, 0.5)
         assert panes_of(page)[0]["title"] == "Model A"
+        assert len(page.dataframe) == 0, "the scores would tell the names"
         answer(page, 1, 0.0)
         assert [pane["title"] for pane in panes_of(page)] == ["SFT policy", "Current merge", "Other end, eta 1"]
         first, second = fake.votes(DEMO)

@@ -4,6 +4,7 @@ const STATES = {
   empty: "", waiting: "waiting", merging: "merging", sampling: "writing", scoring: "scoring", done: "done",
   stopped: "stopped", error: "failed",
 };
+const OTHER = 0.8; // share of new words from which on a text counts as another one altogether
 const BUSY = new Set(["waiting", "merging", "sampling", "scoring"]);
 
 /** Split a text into words, runs of spaces and single signs, so that joining them gives the text again. */
@@ -78,18 +79,24 @@ function buildCompletion(body) {
   return { root, text, foot, shown: null };
 }
 
-/** Draw a text, with marks where it differs from `reference` (null: no marks). Untouched while nothing has changed. */
+/**
+ * Draw a text, with marks where it differs from `reference` (null: no marks). Untouched while nothing has changed.
+ * A text that has next to nothing in common with the other is not marked all over: `isOther` says so.
+ */
 function drawText(view, text, reference) {
   const shown = JSON.stringify([text, reference]);
   if (view.shown === shown) return;
   view.shown = shown;
-  if (reference === null) {
+  const found = reference === null ? [] : differences(reference, text);
+  const words = found.filter(([piece]) => piece.trim());
+  view.isOther = words.length > 0 && words.filter(([, isNew]) => isNew).length > OTHER * words.length;
+  if (reference === null || view.isOther) {
     view.text.textContent = text;
     return;
   }
   const parts = document.createDocumentFragment();
   let run = null;
-  for (const [piece, isNew] of differences(reference, text)) {
+  for (const [piece, isNew] of found) {
     if (!run || run.isNew !== isNew) {
       run = { isNew, node: parts.appendChild(isNew ? document.createElement("mark") : document.createTextNode("")) };
     }
@@ -104,7 +111,8 @@ function drawCompletion(view, completion, pane, reference, index) {
   view.root.classList.toggle("writing", writing);
   view.text.setAttribute("aria-label", `${pane.title}, completion ${index + 1}`);
   view.foot.replaceChildren();
-  for (const [label, value] of completion.facts) {
+  const facts = view.isOther ? [...completion.facts, ["differs", "throughout"]] : completion.facts;
+  for (const [label, value] of facts) {
     const fact = make("span", "fact", view.foot);
     make("span", "label", fact).textContent = label;
     make("span", "value", fact).textContent = value;
