@@ -79,6 +79,11 @@ class Lines {
   }
 
   update(data) {
+    if (this.data && this.data.of !== data.of) {
+      this.range = this.at = null
+      this.hidden.clear()
+      this.legend.replaceChildren()
+    }
     this.data = data
     this.grid.setAttribute("aria-label", data.label)
     const wanted = data.charts.map((chart) => chart.id)
@@ -173,7 +178,7 @@ class Lines {
     chart.svg.setAttribute("aria-label", `${title}: ${spoken(shown)}`)
     const inside = shape("g", {})
     const right = width - MARGIN.right
-    for (const tick of ticks(...low_high, 4)) {
+    for (const tick of ticks(...low_high, 5)) {
       inside.append(shape("line", { class: "rule", x1: MARGIN.left, x2: right, y1: y(tick), y2: y(tick) }))
       inside.append(label(shortTick(tick), { x: MARGIN.left - 6, y: y(tick) + 3.5, "text-anchor": "end" }))
     }

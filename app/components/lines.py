@@ -47,7 +47,9 @@ class Chart:
     lines: tuple[Line, ...]
 
 
-def lines(charts: Sequence[Chart], *, key: str, label: str, x_max: int, smooth: int = 1, x_label: str = "step") -> None:
+def lines(
+    charts: Sequence[Chart], *, key: str, label: str, x_max: int, smooth: int = 1, x_label: str = "step", of: str = ""
+) -> None:
     """Draw the charts on a common x axis from 1 to `x_max`.
 
     Args:
@@ -57,12 +59,15 @@ def lines(charts: Sequence[Chart], *, key: str, label: str, x_max: int, smooth: 
         x_max: end of the axis, such as the planned number of steps.
         smooth: steps of the moving mean that is drawn over the faint values themselves; 1 for the values alone.
         x_label: unit of the x axis.
+        of: what the data belong to; where it changes, zoom and switched-off lines are forgotten. Another `key` would do
+            that, too, but the page would jump.
     """
     numbers = {line.name: line.number for chart in charts for line in chart.lines}
     _component(
         key=key,
         data={
             "label": label,
+            "of": of,
             "x_label": x_label,
             "x_min": 1,
             "x_max": max(2, x_max),

@@ -52,8 +52,8 @@ def watch_panel(run: RunSummary) -> None:
     shown = [curve for curve in curves if curve.iteration == iteration]
     lines(
         charts_of(shown, with_more=with_more),
-        # Another run or iteration is another chart; new steps are not.
-        key=f"train-curves-{run.name}-{iteration}",
+        key="train-curves",
+        of=f"{run.name} {iteration}",
         label=f"Training curves of {run.name}, iteration {iteration}",
         x_max=_axis(run, iteration, shown),
         smooth=smooth,

@@ -17,7 +17,7 @@ from warp_core.service.fake_text import HOSTILE
 from warp_core.service.protocol import Selection, TrainRequest
 from warp_core.training.config import config_from_mapping
 
-CURVES = "train-curves-training-now-1"
+CURVES = "train-curves"
 
 
 @pytest.fixture
@@ -338,9 +338,9 @@ class TestWatching:
     def test_the_iteration_can_be_chosen(self, open_page):
         page = open_page("train")
         press(page, "train-watch-demo-run")
-        assert component(page, "train-curves-demo-run-2")["x_max"] == 12
+        assert (component(page, CURVES)["x_max"], component(page, CURVES)["of"]) == (12, "demo-run 2")
         choose(page, "train-iteration-demo-run", 1)
-        assert component(page, "train-curves-demo-run-1")["x_max"] == 40
+        assert (component(page, CURVES)["x_max"], component(page, CURVES)["of"]) == (40, "demo-run 1")
 
     def test_the_latest_completion_is_text(self, open_page, fake, monkeypatch):
         curves = fake.curves

@@ -128,6 +128,10 @@ class TestCurves:
         expect(where).to_have_text("step 2")
         page.keyboard.press("Escape")
         expect(where).to_have_text("latest")
+        entry.click()
+        expect(page.locator(LINE)).to_have_count(2)
+        page.get_by_role("radio", name="1", exact=True).click(force=True)
+        expect(page.locator(LINE)).to_have_count(3)
 
     def test_colours_follow_the_theme(self, open_tab: OpenTab, url: str):
         strokes = {}
