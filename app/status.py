@@ -71,7 +71,7 @@ def _draw() -> float | None:
 def _engine_line(status: EngineStatus, jobs: Sequence[Job]) -> None:
     state = "ready" if not jobs else "at work on 1 job" if len(jobs) == 1 else f"at work on {len(jobs)} jobs"
     device = status.devices[0].name if status.devices else "no device"
-    st.caption(f"Engine {state} \u00b7 {ui.markdown_escaped(device)} \u00b7 {ui.size(status.memory_bytes)}")
+    st.caption(f"Engine {state}  \n{ui.size(status.memory_bytes)} \u00b7 {ui.markdown_escaped(device)}")
 
 
 def _job(job: Job) -> None:

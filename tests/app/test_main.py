@@ -192,7 +192,7 @@ def test_no_engine_at_all_is_waited_for(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_strip_is_quiet_when_nothing_goes_on(pages: StubPages, fake: FakeEngine):
     fake.stop("training-now")
-    assert strip_of(open_app()) == "Engine ready \u00b7 cpu \u00b7 310 MB"
+    assert strip_of(open_app()) == "Engine ready  \n310 MB \u00b7 cpu"
 
 
 def test_the_strip_shows_training(pages: StubPages):

@@ -157,10 +157,16 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def app_url(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[str]:
-    """Address of an app with a made-up engine, for all tests that change nothing for the others."""
+def shared_app(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[RunningApp]:
+    """An app with a made-up engine, for all tests that change nothing for the others."""
     with running_app(tmp_path_factory.mktemp("app") / "log.txt") as app:
-        yield app.url
+        yield app
+
+
+@pytest.fixture(scope="session")
+def app_url(shared_app: RunningApp) -> str:
+    """Address of the shared app."""
+    return shared_app.url
 
 
 @pytest.fixture
@@ -178,8 +184,11 @@ def scheme(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def open_tab(browser: Browser) -> Iterator[OpenTab]:
-    """Open pages, each a browser session of its own; they are checked and closed at the end of the test."""
+def open_tab(browser: Browser, start_app: StartApp) -> Iterator[OpenTab]:
+    """Open pages, each a browser session of its own; they are checked and closed at the end of the test.
+
+    It asks for `start_app` so that the apps of a test end after its tabs, which would complain of their absence.
+    """
     tabs: list[Tab] = []
 
     def open_it(
