@@ -15,7 +15,7 @@ from warp_core.errors import UnknownJobError
 from warp_core.service.documents import CheckReport, RunState, RunSummary
 from warp_core.service.protocol import Job, JobState, Place, Selection
 
-__all__ = ["draw_selection", "is_explored"]
+__all__ = ["draw_selection", "is_explored", "open_run"]
 
 DISK = "\0disk"
 _FORM, _ALLOWED, _VIEWS = "explore_disk_form", "explore_allowed", "explore_views"
@@ -73,14 +73,22 @@ def _about(view: View, summary: RunSummary | None, *, on_disk: bool) -> str:
 def _choose(key: str) -> None:
     """Open another run as it was left in this session, or the form for checkpoints."""
     chosen = str(st.session_state[key])
-    view = current_view()
     if chosen == DISK:
         st.session_state[_FORM] = True
         return
+    with actions.errors_kept():
+        open_run(chosen)
+
+
+def open_run(run: str) -> None:
+    """Open a run as it was left in this session; nothing changes where it is open.
+
+    Raises:
+        WorkspaceError: there is no run of that name.
+    """
     st.session_state[_FORM] = False
-    if chosen != view.run:
-        with actions.errors_kept():
-            _open(_fresh_view(chosen))
+    if run != current_view().run:
+        _open(_fresh_view(run))
 
 
 def _fresh_view(run: str) -> View:

@@ -7,11 +7,12 @@ from typing import Any
 import streamlit as st
 
 from app.engine import engine
-from app.links import open_run
+from app.explore.selection import open_run
+from app.links import open_page
 from app.train.form import use_config
 from app.train.state import MESSAGE, show_new, watch, watched
 from app.train.watching import watch_panel
-from app.ui import duration, empty_state, error_box, markdown_escaped
+from app.ui import duration, empty_state, error_box, errors_shown, markdown_escaped
 from warp_core.errors import EngineUnreachableError, WarpError
 from warp_core.service.documents import RunState, RunSummary
 from warp_core.service.protocol import TrainRequest
@@ -125,7 +126,9 @@ def _actions(run: RunSummary, *, is_watched: bool) -> None:
     )
     nothing_yet = run.progress == 0 and run.finished_iterations == 0
     if st.button("Explore", key=key.format("explore"), help="Its front, in Explore", disabled=nothing_yet):
-        open_run(run)
+        with errors_shown():
+            open_run(run.name)
+            open_page("explore")
     if run.state is RunState.RUNNING:
         help_text = "Ends after the present step; what is done is kept, and the run can be resumed"
         st.button("Stop", key=key.format("stop"), help=help_text, on_click=_stop, args=(run.name,))
