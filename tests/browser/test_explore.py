@@ -176,6 +176,20 @@ class TestStreaming:
         places.add(round(heading.bounding_box()["y"]))
         assert len(places) == 1
 
+    def test_what_is_being_typed_survives_the_runs_that_come(self, app_url: str, open_tab: OpenTab):
+        page = open_tab(f"{app_url}/?run=demo-run&at=i1.slerp.e0.5.sft").page
+        wait_until_done(page)
+        page.get_by_role("button", name="Regenerate").click()
+        prompt = page.get_by_role("textbox", name="Prompt")
+        prompt.fill("")
+        prompt.press_sequentially("A film about tea", delay=60)
+        wait_until_done(page)
+        expect(prompt).to_have_value("A film about tea")
+        prompt.press("Control+Enter")
+        page.wait_for_url(re.compile(r"q=A(\+|%20)film"))
+        expect(prompt).to_have_value("A film about tea")
+        wait_until_done(page)
+
     def test_two_sessions_have_their_own_texts(self, app_url: str, open_tab: OpenTab):
         url = app_url
         first = open_tab(f"{url}/?run=demo-run&at=i1.slerp.e0.2.sft&q=Tea").page
