@@ -117,8 +117,7 @@ def tour(view: View) -> Sequence[tuple[str, str, View, str]]:
             "geometry",
             "Look at the angles",
             clean,
-            "Task vectors of different runs are nearly orthogonal, while the full weights are nearly the same. That is "
-            "why SLERP and LERP differ.",
+            "Task vectors of different runs are nearly orthogonal: that is why SLERP and LERP differ.",
         ),
         (
             "compare",
