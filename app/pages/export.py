@@ -69,16 +69,18 @@ def _form(view: View, models: Models) -> None:
         error_box(problem)
     ready = name_wrong is None and shard_wrong is None and not is_there and not is_busy
     asked = {"name": name, "place": place, "form": form, "dtype": dtype, "max_shard_size": shard, "verify": verify}
-    st.button(
+    pressed = st.button(
         "Export",
         key="export-go",
         type="primary",
         width="stretch",
         disabled=not ready,
         help="Wait for the export that is being written." if is_busy else None,
-        on_click=_submit,
-        args=(view, models, out, asked),
     )
+    # Not in a callback: its arguments would be those of the run before, without a name that was typed just now.
+    if pressed and ready:
+        _submit(view, models, out, asked)
+        st.rerun()
 
 
 def _name(default: str) -> str:
@@ -99,7 +101,7 @@ def _name_problem(name: str) -> str | None:
 
 
 def _problem(problem: str) -> None:
-    st.caption(f":red[{markdown_escaped(problem)}]")
+    st.markdown(f":red[:small[{markdown_escaped(problem)}]]")
 
 
 def _files(place: Place, models: Models) -> tuple[Literal["full", "adapter"], str | None, str, str | None]:
