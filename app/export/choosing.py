@@ -86,7 +86,7 @@ def choose_place(view: View, models: Models) -> Place | None:
     if problem is None and place.iteration > models.iterations:
         problem = f"Iteration {place.iteration} is not finished yet: choose an earlier one."
     if problem is not None:
-        st.markdown(f":red[{markdown_escaped(problem)}]")
+        st.markdown(f":red[:small[{markdown_escaped(problem)}]]")
         return None
     _describe(view, place, models)
     return place

@@ -61,7 +61,7 @@ def _step(default: float) -> float:
 def say_problem(problem: str | None) -> None:
     """Say what is wrong with the field above; nothing for None."""
     if problem:
-        st.caption(f":red[{markdown_escaped(problem)}]")
+        st.markdown(f":red[:small[{markdown_escaped(problem)}]]")
 
 
 def term_widgets(draft: Draft, term: Term, *, is_first: bool, remove_it: Callable[[int], None] | None) -> None:
