@@ -26,6 +26,7 @@ _WORDS: dict[str, tuple[tuple[Tone, str], tuple[Tone, str]]] = {
     "length": (("flat", "longer"), ("flat", "shorter")),
     "diversity": (("good", "more varied"), ("bad", "less varied")),
 }
+_PART: tuple[tuple[Tone, str], tuple[Tone, str]] = (("flat", "higher"), ("flat", "lower"))  # its weight may be negative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ def verdict(name: str, difference: Difference) -> tuple[Tone, str]:
     """Say what a difference means: its tone, and words; "no clear difference" within two standard errors."""
     if difference.mean == 0 or (difference.se is not None and abs(difference.mean) < 2 * difference.se):
         return "flat", "no clear difference"
-    more, less = _WORDS.get(name, _WORDS["reward"])
+    more, less = _WORDS.get(name, _PART)
     return more if difference.mean > 0 else less
 
 

@@ -52,7 +52,7 @@ def pin_table(desk: Desk) -> dict[str, list[Any]]:
     evaluation = default_evaluation(desk.front)
     base_point = point_at(desk.front, reference, evaluation=evaluation) or point_at(desk.front, reference)
     base = dict(base_point.metrics) if base_point else metrics_at(desk, reference)
-    table: dict[str, list[Any]] = {"Name": [], "Recipe": [], "": []}
+    table: dict[str, list[Any]] = {"Name": [], "Recipe": [], "State": []}
     for pin in desk.view.pins:
         point = point_at(desk.front, pin.place)
         metrics = dict(point.metrics) if point else metrics_at(desk, pin.place)
@@ -60,7 +60,7 @@ def pin_table(desk: Desk) -> dict[str, list[Any]]:
         table["Recipe"].append(place_label(pin.place, policy_names=desk.policy_names))
         is_reference = same_place(pin.place, reference)
         kind = "measured" if point else "predicted" if metrics else "not measured"
-        table[""].append(f"{kind}, reference" if is_reference else kind)
+        table["State"].append(f"{kind}, reference" if is_reference else kind)
         for metric in _COLUMNS:
             table.setdefault(_HEADS[metric], []).append(_cell(metrics.get(metric), is_predicted=point is None))
             gap = "" if is_reference else ui.difference(metrics.get(metric), base.get(metric))

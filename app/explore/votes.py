@@ -210,7 +210,8 @@ def draw_summary(desk: Desk) -> None:
         votes = [vote for vote in engine().votes(desk.selection) if vote.id not in hidden]
         rows = summary(votes, desk.num_policies)
         if not rows:
-            st.caption("No votes yet on these models. Scores with intervals appear here with the first one.")
+            empty = "No votes yet on these models. Scores with intervals appear here with the first one."
+            st.caption("Scores appear when the names do." if hidden else empty)
             return
         st.dataframe(_table(rows, desk.policy_names), hide_index=True, key="preferences")
         with st.container(horizontal=True, vertical_alignment="center"):

@@ -165,7 +165,7 @@ class TestDifferences:
             ("reward", 1.0, 0.2, ("good", "better")),
             ("reward", -1.0, 0.2, ("bad", "worse")),
             ("reward", 0.3, 0.2, ("flat", "no clear difference")),
-            ("reward:sentiment", 1.0, 0.2, ("good", "better")),
+            ("reward:sentiment", 1.0, 0.2, ("flat", "higher")),
             ("kl", 3.0, 0.2, ("bad", "further away")),
             ("kl", -3.0, 0.2, ("good", "closer")),
             ("length", 3.0, 0.2, ("flat", "longer")),

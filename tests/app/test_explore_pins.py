@@ -44,14 +44,14 @@ def test_without_pins_the_page_says_what_they_are_for(open_page):
 def test_the_table_has_metrics_and_differences(page):
     table = table_of(page)
     assert list(table["Name"]) == ["mild", "LERP, eta 0.9 to SFT, iteration 2"]
-    assert list(table[""]) == ["measured", "not measured"]
+    assert list(table["State"]) == ["measured", "not measured"]
     assert table["Reward"][0].count("\u00b1") == 1
     assert table["Reward vs SFT policy"][0].startswith("+")
 
 
 def test_unmeasured_pins_of_the_iteration_looked_at_are_predicted(page):
     release(page, STRONG.model_copy(update={"eta": 0.5}))
-    assert list(table_of(page)[""]) == ["measured", "predicted"]
+    assert list(table_of(page)["State"]) == ["measured", "predicted"]
     assert table_of(page)["KL"][1].startswith("\u2248")
 
 
@@ -93,7 +93,7 @@ def test_reference_and_panes_from_the_table(page):
     choose(page, 0)
     page.button(key="pin-reference").click().run()
     assert view_of(page).reference == 0
-    assert list(table_of(page)[""]) == ["measured, reference", "not measured"]
+    assert list(table_of(page)["State"]) == ["measured, reference", "not measured"]
     assert "Reward vs mild" in table_of(page)
     page.button(key="pin-reference").click().run()
     assert view_of(page).reference is None
