@@ -130,9 +130,9 @@ def test_computed_in_bfloat16_it_is_the_merge_up_to_rounding(tmp_path):
 
 def test_shared_rows_of_a_are_held_once(tmp_path):
     scene = Scene(*adapter_set(tmp_path, num=3, shared_a=True, rank=4))
-    factors = [one for one in scene.bank.table([scene.mix()]).factors_J if one is not None]
-    assert {len(one.a_RI) for one in factors} == {4}
-    assert {len(one.bt_CO) for one in factors} == {12}
+    updates = [one for one in scene.bank.table([scene.mix(), None]).updates_J if one is not None]
+    assert {one.a_IR.shape[1] for one in updates} == {4}
+    assert {one.bt_PRO.shape[:2] for one in updates} == {(2, 4)}
 
 
 def test_the_base_costs_nothing_extra(tmp_path):

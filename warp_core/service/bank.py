@@ -6,8 +6,9 @@
     with bank.at(table):
         policy.model(...)                                               # two models, one pass over the weights
 
-Every merge is W x + sum_k c[b, layer, k] B_k (A_k x): no weight ever moves, and a move of a slider is a few dozen
-floats. What a forward pass computes depends on the table of its own thread alone.
+Row b computes W x + (sum_k c[b, layer, k] B_k A_k) x, with rows that the A_k have in common applied once: no weight
+ever moves, and a move of a slider sums up a few small factors. What a forward pass computes depends on the table of its
+own thread alone.
 
 Shape suffixes: P mixes, a batch of B rows holds B / P rows of each, in their order; J linear layers of the model;
 C columns of all B factors of a layer, R distinct rows of all A factors; I and O input and output features.
@@ -18,13 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from warp_core.errors import MismatchError
@@ -57,11 +57,27 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Factors:
-    """The factors of all adapters for a layer: sum_k B_k A_k x = bt_CO' (a_RI x)[row_C]; None takes all in order."""
+    """The factors of all adapters for a layer: sum_k B_k A_k = sum_c bt_CO[c] a_IR[:, r(c)]'.
 
-    a_RI: torch.Tensor
+    `rows_RC` is 1 where r is r(c); None where every column has a row of its own, in order.
+    """
+
+    a_IR: torch.Tensor
     bt_CO: torch.Tensor
-    row_C: torch.Tensor | None
+    rows_RC: torch.Tensor | None
+
+    def weighted(self, coef_PC: torch.Tensor) -> torch.Tensor:
+        """Return bt_PRO in float32, such that mix p adds (x a_IR) bt_PRO[p]."""
+        if self.rows_RC is None:
+            return coef_PC[:, :, None] * self.bt_CO
+        return torch.matmul(self.rows_RC * coef_PC[:, None], self.bt_CO)
+
+
+class _Update(NamedTuple):
+    """What the mixes of a table add to a layer: (x a_IR) bt_PRO."""
+
+    a_IR: torch.Tensor
+    bt_PRO: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,15 +94,13 @@ class Table:
 
     Attributes:
         num_mixes: P.
-        factors_J: the factors of each layer; None where no adapter has any.
-        coef_JPC: what each mix takes of them.
+        updates_J: what is added to each linear layer; None where that is nothing.
         scales_J: base factors of each linear layer where they are not all 1.
         others: name of any other module -> base factors [P].
     """
 
     num_mixes: int
-    factors_J: Sequence[_Factors | None]
-    coef_JPC: Sequence[torch.Tensor]
+    updates_J: Sequence[_Update | None]
     scales_J: Sequence[_Scale | None]
     others: Mapping[str, torch.Tensor]
 
@@ -121,8 +135,8 @@ class _BankLinear(nn.Module):
         table = self.now.table
         if table is None:
             return y
-        scale, factors = table.scales_J[self.number], table.factors_J[self.number]
-        if scale is None and factors is None:
+        scale, update = table.scales_J[self.number], table.updates_J[self.number]
+        if scale is None and update is None:
             return y
         if x.dim() == 2 and len(x) != self.now.num_tokens:
             # Tokens in one dimension are told apart by their order, which a router of experts changes.
@@ -132,13 +146,9 @@ class _BankLinear(nn.Module):
             y_PNO.mul_(scale.weight_P11)
             if scale.bias_P1O is not None:
                 y_PNO.add_(scale.bias_P1O)
-        if factors is not None:
-            inner = functional.linear(x, factors.a_RI)
-            if factors.row_C is not None:
-                inner = inner.index_select(-1, factors.row_C)
-            coef_PC = table.coef_JPC[self.number]
-            inner = inner.view(table.num_mixes, -1, inner.shape[-1]) * coef_PC[:, None]
-            y.view(-1, y.shape[-1]).addmm_(inner.view(-1, inner.shape[-1]), factors.bt_CO)
+        if update is not None:
+            inner = torch.mm(x.reshape(-1, x.shape[-1]), update.a_IR)
+            y_PNO.baddbmm_(inner.view(table.num_mixes, -1, inner.shape[-1]), update.bt_PRO)
         return y
 
 
@@ -211,14 +221,18 @@ class AdapterBank:
             raise MismatchError(f"module {name!r} of an adapter is no linear layer of {self.base.path}")
         factors_J: list[_Factors | None] = []
         sources, layers, widths = [], [], []
-        where: dict[str, Any] = {"device": self.policy.device, "dtype": self.policy.dtype}
+        device = self.policy.device
         for number, name in enumerate(self._linears):
             stack = stacks.get(name)
             factors = None
             if stack is not None and len(stack.source):
                 in_order = len(stack.a) == len(stack.row)
-                row_C = None if in_order else stack.row.to(self.policy.device)
-                factors = _Factors(a_RI=stack.a.to(**where), bt_CO=stack.b_all.T.contiguous().to(**where), row_C=row_C)
+                rows_RC = None if in_order else torch.eye(len(stack.a), device=device)[:, stack.row]
+                factors = _Factors(
+                    a_IR=stack.a.T.contiguous().to(device, self.policy.dtype),
+                    bt_CO=stack.b_all.T.contiguous().to(device),
+                    rows_RC=rows_RC,
+                )
                 sources.append(stack.source.numpy())
                 layers.append(np.full(len(stack.source), number))
             factors_J.append(factors)
@@ -275,11 +289,14 @@ class AdapterBank:
         scaled = any(mix is not None and mix.scales for mix in mixes)
         if not scaled and not factors_PKJ.any():
             return None
-        flat_PC = torch.from_numpy(factors_PKJ[:, columns[0], columns[1]]).to(self.policy.dtype).to(self.policy.device)
+        flat_PC = torch.from_numpy(factors_PKJ[:, columns[0], columns[1]]).float().to(self.policy.device)
+        updates_J = [
+            None if one is None else _Update(one.a_IR, one.weighted(coef_PC).to(self.policy.dtype))
+            for one, coef_PC in zip(factors_J, torch.split(flat_PC, widths, dim=1), strict=True)
+        ]
         table = Table(
             num_mixes=len(mixes),
-            factors_J=factors_J,
-            coef_JPC=torch.split(flat_PC, widths, dim=1),
+            updates_J=updates_J,
             scales_J=[None] * len(self._linears),
             others={},
         )
