@@ -137,7 +137,7 @@ def _measuring(desk: Desk) -> None:
     latest = next((job for job in desk.jobs if job.kind == "measure"), None)
     with st.container(height=_SLOT, border=False, horizontal=True, vertical_alignment="center", key="measuring"):
         if latest is not None and not latest.state.is_final:
-            words = f"{latest.title}: {ui.job_state_text(latest)}"
+            words = f"Measuring: {ui.job_state_text(latest)}"
             st.progress(latest.progress or 0.0, text=ui.markdown_escaped(words))
             ui.cancel_button(latest, key="measure")
         elif latest is not None and latest.state is JobState.FAILED:

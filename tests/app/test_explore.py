@@ -255,7 +255,7 @@ class TestCard:
         assert predicted["is_predicted"]
         assert predicted["value"].startswith("\u2248")
         page.button(key="measure").click().run()
-        assert any("Measure SLERP" in bar.proto.text for bar in page.get("progress"))
+        assert any("Measuring: " in bar.proto.text for bar in page.get("progress"))
         assert page.button(key="measure").disabled
         finish(fake, page)
         assert data_of(page, "position-recipe")["recipe"]["badge"] == "measured"

@@ -218,7 +218,7 @@ class TestMeasuring:
         wait_until_done(page)
         expect(page.locator(".badge")).to_have_text("predicted")
         page.get_by_role("button", name="Measure", exact=True).click()
-        expect(page.get_by_text("Measure SLERP, eta 0.42:")).to_be_visible()
+        expect(page.get_by_text("Measuring: ")).to_be_visible()
         expect(page.locator(".badge")).to_have_text("measured")
         expect(page.get_by_role("button", name="Measure", exact=True)).to_be_disabled()
         expect(page.get_by_text("Measuring a point takes 64 prompts")).to_be_visible()
