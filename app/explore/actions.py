@@ -21,6 +21,7 @@ from warp_core.service.protocol import (
     Job,
     JobState,
     MeasureRequest,
+    Pane,
     PaneRequest,
     Place,
     PreviewRequest,
@@ -189,13 +190,25 @@ def shown() -> Shown | None:
 
 
 def texts(job: Job | None = None) -> dict[str, Written]:
-    """Return the latest text of every pane; first take over those of the job, which is the latest preview."""
+    """Return the latest text of every pane; first take over those of the job, which is the latest preview.
+
+    A pane whose model, prompt and seed are as before will get the same text again: its complete one stays meanwhile.
+    """
     store = cast(dict[str, Written], st.session_state.setdefault(_TEXTS, {}))
     latest = shown()
     for pane in job.panes if job is not None and latest is not None else ():
-        if latest is not None and any(completion.text for completion in pane.completions):
+        if latest is None or not any(completion.text for completion in pane.completions):
+            continue
+        if pane.state == "done" or not _is_same_again(store.get(pane.id), latest, pane):
             store[pane.id] = Written(shown=latest, place=pane.place, completions=pane.completions)
     return store
+
+
+def _is_same_again(written: Written | None, latest: Shown, pane: Pane) -> bool:
+    if written is None or latest.blind or not all(completion.done for completion in written.completions):
+        return False  # blind, a text that stays would tell whose it is
+    before = replace(written.shown, job_id="", places=latest.places, blind=latest.blind)
+    return before == replace(latest, job_id="") and same_place(written.place, pane.place)
 
 
 def measure(places: Sequence[Place]) -> None:

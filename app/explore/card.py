@@ -93,6 +93,7 @@ def _buttons(desk: Desk) -> None:
     to_sweep = [one for one in actions.curve(view.place) if point_at(desk.front, one, evaluation=default) is None]
     pinned = [index for index, pin in enumerate(view.pins) if same_place(pin.place, view.place)]
     is_full = len(view.pins) >= MAX_PINS
+    etas = ", ".join(ui.number(one.eta, digits=1) for one in to_sweep)
     with st.container(horizontal=True, vertical_alignment="center", key="position-buttons"):
         st.button(
             "Measure",
@@ -107,9 +108,7 @@ def _buttons(desk: Desk) -> None:
             "Sweep this curve",
             key="sweep",
             disabled=not to_sweep or bool(busy),
-            help=f"Measures eta {', '.join(ui.number(one.eta, digits=1) for one in to_sweep)} with these weights."
-            if to_sweep
-            else "All points of this curve are measured.",
+            help=f"Measures eta {etas} with these weights." if etas else "All points of this curve are measured.",
             on_click=actions.rerun_page(actions.measure),
             args=(to_sweep,),
         )

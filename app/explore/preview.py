@@ -21,6 +21,7 @@ __all__ = ["TICK_S", "draw_panes", "latest_job", "pane_choice", "pane_views", "s
 
 TICK_S = 0.2
 _FRESH = "explore_fresh_job"
+Texts = Mapping[str, Written]
 _ROLES = {"left": "left", "current": "middle", "right": "right"}
 
 
@@ -60,13 +61,7 @@ def _tick(desk: Desk, show_differences: bool, every: float | None) -> None:
 
 
 def pane_views(
-    view: View,
-    *,
-    wanted: Shown,
-    latest: Shown | None,
-    job: Job | None,
-    texts: Mapping[str, Written],
-    names: Sequence[str],
+    view: View, *, wanted: Shown, latest: Shown | None, job: Job | None, texts: Texts, names: Sequence[str]
 ) -> list[PaneView]:
     """Return what the three panes show. Pure.
 
@@ -83,9 +78,7 @@ def pane_views(
         written = texts.get(side)
         is_coming = latest is not None and _why_stale(latest, wanted, index) is None
         why = _why_stale(written.shown, wanted, index) if written else None
-        if written and why is None and latest is not None and written.shown.job_id != latest.job_id:
-            why = ""
-        title, label = side_name(view, side), place_label(place, policy_names=names)
+        title, label = side_name(view, side), _name(place, names)
         state = _state(job, pane) if is_coming else "done" if written else "empty"
         found.append(
             PaneView(
@@ -97,9 +90,9 @@ def pane_views(
                 status=_status(job, pane, wanted) if is_coming else "",
                 share=_share(view, side),
                 is_current=side == "current",
-                stale_recipe=None
-                if why is None or written is None
-                else place_label(written.place, policy_names=names) + why,
+                stale_recipe=place_label(written.place, policy_names=names) + why
+                if written and why is not None
+                else None,
                 hint=_hint(job, state, wanted.prompt),
                 completions=tuple(_completion(one) for one in written.completions) if written else (),
             )
@@ -132,6 +125,10 @@ def latest_job() -> Job | None:
         return engine().job(latest.job_id)
     except UnknownJobError:
         return None
+
+
+def _name(place: Place, names: Sequence[str]) -> str:
+    return place_label(place, policy_names=names)
 
 
 def _why_stale(written: Shown, wanted: Shown, index: int) -> str | None:

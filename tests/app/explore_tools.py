@@ -6,6 +6,7 @@ from typing import Any
 from streamlit.testing.v1 import AppTest
 
 from app.view import View
+from warp_core.service.fake import FakeEngine
 from warp_core.service.protocol import Place
 
 
@@ -76,3 +77,14 @@ def words_of(page: AppTest) -> str:
     """All text that is not a component's."""
     found = [one.value for kind in ("text", "caption", "markdown", "subheader") for one in page.get(kind)]
     return "\n".join(str(one) for one in found)
+
+
+def requests_of(fake: FakeEngine, kind: str) -> list[Any]:
+    """Requests of a kind, oldest first."""
+    return [job.request for job in fake._queue._jobs.values() if job.request.kind == kind]
+
+
+def finish(fake: FakeEngine, page: AppTest) -> AppTest:
+    """Let all jobs end and draw the page."""
+    fake.advance(200)
+    return page.run()

@@ -7,7 +7,7 @@ from app.explore.blind import order_of
 from app.explore.votes import pairs_of, score_words, summary
 from app.view import View
 from tests.app.conftest import OpenPage
-from tests.app.explore_tools import data_of, field, has, view_of, words_of
+from tests.app.explore_tools import data_of, field, has, release, view_of, words_of
 from warp_core.evaluation.preferences import SCALE
 from warp_core.service import protocol as p
 from warp_core.service.fake import FakeEngine
@@ -128,6 +128,13 @@ class TestBlind:
         blind(page, fake)
         assert view_of(page).seed == 1
         assert all(pane["completions"][0]["text"] != seen for pane in panes_of(page))
+
+    def test_no_text_stays_while_the_others_come(self, page, fake):
+        blind(page, fake)
+        release(page, p.Place(eta=0.9))
+        fake.advance(2)
+        page.run()
+        assert not any(pane["completions"][0]["done"] for pane in panes_of(page) if pane["completions"])
 
     def test_names_appear_when_all_pairs_have_a_vote(self, page, fake):
         blind(page, fake)
