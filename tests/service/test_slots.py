@@ -6,11 +6,12 @@ import weakref
 import pytest
 import torch
 
+from tests import tiny
 from tests.weights.helpers import adapter_set, full_set
 from warp_core.policy.model import load_policy
 from warp_core.service import slots as slots_module
 from warp_core.service.seats import SFT_KEY, Blend
-from warp_core.service.slots import Slots, free_bytes
+from warp_core.service.slots import SharedSources, Slots, free_bytes
 from warp_core.training.warp import Sources
 from warp_core.weights import ResidentMerge, coefficients, compute_geometry, make_recipe, open_checkpoint
 
@@ -164,10 +165,32 @@ def test_panes_of_several_iterations(tmp_path):
 def test_the_sources_of_another_iteration_are_let_go_of(tmp_path):
     scene = Scene(tmp_path, iterations=2)
     scene.assert_right([scene.base(), scene.blend(0.5, 1)], together=True)
-    first = weakref.ref(scene.slots._resident._copies[0]["model.embed_tokens.weight"])
+    first = weakref.ref(scene.slots._live[1].merge._copies[0]["model.embed_tokens.weight"])
     scene.assert_right([scene.base(2), scene.blend(0.5, 2)], together=True)
     gc.collect()
     assert first() is None
+
+
+def test_sources_are_held_once_and_only_while_they_are_used(tmp_path):
+    scene = Scene(tmp_path, iterations=2)
+    shared, (first, second) = SharedSources(), scene.iterations
+    merges = [shared.merge_on(tiny.load_model(scene.sft.path), sources=first) for _ in range(3)]
+    other = shared.merge_on(tiny.load_model(scene.sft.path), sources=second)
+    assert len({id(merge._copies) for merge in merges}) == 1
+    assert other._copies is not merges[0]._copies
+    for number in (0, 2):
+        merges[number] = None
+        gc.collect()
+        assert shared.holds(first)
+    again = shared.merge_on(tiny.load_model(scene.sft.path), sources=first)
+    assert again._copies is merges[1]._copies
+    copies = weakref.ref(again._copies[1]["model.embed_tokens.weight"])
+    del again
+    merges.clear()
+    gc.collect()
+    assert copies() is None
+    assert not shared.holds(first)
+    assert shared.holds(second)
 
 
 def test_adapters_can_be_slots_too(tmp_path):

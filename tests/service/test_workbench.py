@@ -26,6 +26,7 @@ from warp_core.service.protocol import (
     Selection,
 )
 from warp_core.service.workbench import Workbench
+from warp_core.weights import ResidentMerge
 from warp_core.workspace.results import Results
 
 
@@ -152,6 +153,24 @@ def test_another_selection_frees_the_one_before(bench, made, elsewhere):
     texts(bench, made.full, SFT, Place(eta=0.5))
     gc.collect()
     assert third() is None
+
+
+def test_panes_and_measurements_hold_the_checkpoints_once(bench, made, monkeypatch):
+    made_anew = []
+    original = ResidentMerge.__init__
+    monkeypatch.setattr(
+        ResidentMerge, "__init__", lambda self, *args, **kw: made_anew.append(self) or original(self, *args, **kw)
+    )
+    request = MeasureRequest(
+        session="s", selection=made.full, places=(Place(eta=0.5),), num_prompts=1, reward=("words",)
+    )
+    bench.measure(request, Watched())
+    texts(bench, made.full, SFT, Place(eta=0.3), Place(eta=0.6))
+    texts(bench, made.full, Place(eta=0.4), Place(eta=0.9))
+    assert len(made_anew) == 1
+    other = Workbench(bench._library, device=CPU)
+    again = texts(other, made.full, Place(eta=0.4), Place(eta=0.9), tokens=30)
+    assert again == texts(bench, made.full, Place(eta=0.4), Place(eta=0.9), tokens=30)
 
 
 def test_slerp_of_weights_where_rows_cannot_be_scaled(library, tmp_path):

@@ -59,6 +59,7 @@ class Sweep:
         store: where points are kept.
         iteration: of Algorithm 1, where the policies come from a run.
         device: where to compute.
+        merge_on: makes what moves a live model from recipe to recipe, where the sources are in memory already.
 
     Raises:
         MismatchError: the checkpoints do not belong together.
@@ -74,6 +75,7 @@ class Sweep:
         store: Results,
         iteration: int | None = None,
         device: torch.device | None = None,
+        merge_on: Callable[[torch.nn.Module], ResidentMerge] | None = None,
     ) -> None:
         self.sft, self.init, self.policies = sft, init, tuple(policies)
         self.ask, self.store, self.iteration = ask, store, iteration
@@ -81,6 +83,7 @@ class Sweep:
         # The curve that starts at the SFT policy needs it beside a later iteration's init.
         self.towards = None if init.id == sft.id else sft
         require_mixable(init, policies, towards=self.towards)
+        self._merge_on = merge_on or self._merge_of_its_own
         self._geometries: dict[str, Geometry] = {}
         self._policy: Policy | None = None
         self._resident: ResidentMerge | None = None
@@ -196,10 +199,11 @@ class Sweep:
     def _loaded(self) -> tuple[Policy, ResidentMerge]:
         if self._policy is None or self._resident is None:
             self._policy = load_policy(self.sft.path, device=self.device, dtype=DTYPES[self.ask.evaluation.dtype])
-            self._resident = ResidentMerge(
-                self._policy.model, init=self.init, policies=self.policies, towards=self.towards
-            )
+            self._resident = self._merge_on(self._policy.model)
         return self._policy, self._resident
+
+    def _merge_of_its_own(self, model: torch.nn.Module) -> ResidentMerge:
+        return ResidentMerge(model, init=self.init, policies=self.policies, towards=self.towards)
 
     @contextmanager
     def _at_sft(self) -> Iterator[None]:

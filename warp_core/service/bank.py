@@ -119,7 +119,7 @@ class _BankLinear(nn.Module):
         super().__init__()
         self.transposed = isinstance(base, Conv1D)
         weight = base.weight.detach()
-        self.bias = None if base.bias is None else base.bias.detach()
+        self.bias = None if base.bias is None else base.bias.detach().clone()
         self.kernel = make_kernel(weight.T if self.transposed else weight, self.bias)
         self.number, self.now = number, now
 
@@ -177,9 +177,10 @@ class AdapterBank:
                 model.set_submodule(name, _BankLinear(module, len(self._linears), self._now))
                 self._linears.append(name)
         model.register_forward_pre_hook(self._count_tokens, with_kwargs=True)
-        for parameter in model.parameters():
-            # What is left may be a view of the checkpoint's file, which would be held in memory as a whole.
-            parameter.data = parameter.detach().clone()
+        if policy.device.type == "cpu":
+            for parameter in model.parameters():
+                # What is left may be a view of the checkpoint's file, which would be held in memory as a whole.
+                parameter.data = parameter.detach().clone()
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._others_are_hooked = False
         self._lock = threading.Lock()

@@ -3,6 +3,7 @@
 import gc
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from warp_core.service.jobs import Context
 from warp_core.service.library import Library
 from warp_core.service.places import is_sft, place_label, same_place, single
 from warp_core.service.protocol import MeasureRequest, Place
+from warp_core.service.slots import SharedSources
 from warp_core.training.warp import Sources
 from warp_core.weights import Recipe
 from warp_core.workspace.results import Results
@@ -20,10 +22,16 @@ __all__ = ["Sweeps", "measure_places"]
 
 
 class Sweeps:
-    """Keeps the model of the latest sweep, so that a second measurement of the same checkpoints starts at once."""
+    """Keeps the model of the latest sweep, so that a second measurement of the same checkpoints starts at once.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: where it lives.
+        shared: where the sources of merges are held.
+    """
+
+    def __init__(self, device: torch.device, *, shared: SharedSources | None = None) -> None:
         self._device = device
+        self._shared = shared or SharedSources()
         self._latest: tuple[tuple[str, ...], Sweep] | None = None
 
     @property
@@ -48,6 +56,7 @@ class Sweeps:
                 store=store,
                 iteration=iteration,
                 device=self._device,
+                merge_on=partial(self._shared.merge_on, sources=sources),
             )
         self._latest = key, sweep
         return sweep

@@ -6,6 +6,7 @@ first needed and as far as the memory allows; with fewer of them than models the
 
 import copy
 import gc
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,9 +17,10 @@ import torch
 
 from warp_core.policy.model import Policy, load_policy, pointed_at
 from warp_core.service.seats import SFT_KEY, Blend, Seat
+from warp_core.training.warp import Sources
 from warp_core.weights import Checkpoint, ResidentMerge
 
-__all__ = ["Slots", "free_bytes"]
+__all__ = ["SharedSources", "Slots", "free_bytes"]
 
 MAX_LIVE = 3
 _RESERVE_BYTES = 1 << 29  # for activations, logits and everyone else
@@ -31,12 +33,35 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+class SharedSources:
+    """Merges over the same checkpoints hold them in memory once, for as long as one of these merges is in use."""
+
+    def __init__(self) -> None:
+        self._merges: dict[tuple[str, ...], weakref.WeakSet[ResidentMerge]] = {}
+
+    def holds(self, sources: Sources) -> bool:
+        """Whether the checkpoints are in memory."""
+        return bool(self._merges.get(_ids(sources)))
+
+    def merge_on(self, model: torch.nn.Module, *, sources: Sources) -> ResidentMerge:
+        """Return what moves a live model; its weights are theta_init then. Raises as `ResidentMerge` does."""
+        users = self._merges.setdefault(_ids(sources), weakref.WeakSet())
+        known = next(iter(users), None)
+        if known is None:
+            made = ResidentMerge(model, init=sources.init, policies=sources.policies, towards=sources.towards)
+        else:
+            made = known.beside(model)
+        users.add(made)
+        return made
+
+
 @dataclass(kw_only=True, eq=False)
 class _Live:
-    """A model whose weights move; `merge` moves them, `key` says which blend they are."""
+    """A model whose weights move; `merge` moves them among `sources`, `key` says which blend they are."""
 
     policy: Policy
     merge: ResidentMerge | None = None
+    sources: tuple[str, ...] = ()
     key: str | None = None
     used: int = 0
 
@@ -48,14 +73,16 @@ class Slots:
         sft: the SFT policy, whose architecture and tokenizer all have.
         device: where they live.
         dtype: what they compute in.
+        shared: where the sources of merges are held.
     """
 
-    def __init__(self, sft: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, sft: Checkpoint, *, device: torch.device, dtype: torch.dtype, shared: SharedSources | None = None
+    ) -> None:
         self._sft, self._device, self._dtype = sft, device, dtype
+        self._shared = shared or SharedSources()
         first = load_policy(sft.path, device=device, dtype=dtype)
         self._live = [_Live(policy=first, key=SFT_KEY)]
-        self._resident: ResidentMerge | None = None
-        self._sources: tuple[str, ...] = ()
         self._calls = 0
 
     @property
@@ -97,7 +124,9 @@ class Slots:
 
     def _make_room(self, wanted: int, blend: Blend) -> None:
         """Make more live models where they are wanted and the memory allows, the sources still to be read included."""
-        held = {one.full.id: one.full for one in blend.checkpoints} if self._resident is None else {}
+        held = {one.full.id: one.full for one in blend.checkpoints}
+        if self._shared.holds(blend.sources):
+            held = {}
         sources = sum(entry.numel * entry.dtype.itemsize for one in held.values() for entry in one.tensors.values())
         size = sum(tensor.numel() * tensor.element_size() for tensor in self.policy.model.parameters())
         while len(self._live) < min(wanted, MAX_LIVE) and free_bytes(self._device) > size + sources + _RESERVE_BYTES:
@@ -130,25 +159,23 @@ class Slots:
 
     def _merge_for(self, live: _Live, blend: Blend) -> ResidentMerge:
         """What moves a live model among the sources of a blend; those of another iteration are let go of."""
-        sources = blend.sources
-        ids = tuple(one.id for one in blend.checkpoints)
-        if self._resident is None or ids != self._sources:
-            self._resident = None
+        ids = _ids(blend.sources)
+        if live.merge is None or live.sources != ids:
             for other in self._live:
-                other.merge = None
+                if other.sources != ids:
+                    other.merge = None
             gc.collect()
-            self._resident = live.merge = ResidentMerge(
-                live.policy.model, init=sources.init, policies=sources.policies, towards=sources.towards
-            )
-            self._sources = ids
-        elif live.merge is None:
-            live.merge = self._resident.beside(live.policy.model)
-        assert live.merge is not None
+            live.merge = self._shared.merge_on(live.policy.model, sources=blend.sources)
+            live.sources = ids
         return live.merge
 
     @contextmanager
     def _at_sft(self, live: _Live) -> Iterator[None]:
-        assert self._resident is not None, "a seat begins before it scores"
-        held = self._resident.parameters_of(self._sft)
+        # Whichever sources are in memory, the SFT policy is among them.
+        held = next(one.merge for one in self._live if one.merge is not None).parameters_of(self._sft)
         with pointed_at(live.policy.model, {name: tensor.to(self._dtype) for name, tensor in held.items()}):
             yield
+
+
+def _ids(sources: Sources) -> tuple[str, ...]:
+    return (sources.sft.id, sources.init.id, *(policy.id for policy in sources.policies))

@@ -25,7 +25,7 @@ from warp_core.service.places import is_sft
 from warp_core.service.preview import Board, Sampler, warm_up
 from warp_core.service.protocol import SFT, MeasureRequest, Place, PrepareRequest, PreviewRequest, Selection
 from warp_core.service.seats import SFT_KEY, Blend, Seat
-from warp_core.service.slots import Slots
+from warp_core.service.slots import SharedSources, Slots
 from warp_core.training.warp import Sources
 from warp_core.weights import Checkpoint, Geometry, Recipe, coefficients, compute_geometry
 from warp_core.workspace.paths import cache_root
@@ -41,6 +41,7 @@ class _Held:
     """Everything in memory around one SFT policy."""
 
     key: tuple[str, ...]
+    shared: SharedSources
     sweeps: Sweeps
     bank: AdapterBank | None = None
     slots: Slots | None = None
@@ -180,7 +181,8 @@ class Workbench:
             if self._held is None or self._held.key != key:
                 self._held = None
                 gc.collect()
-                self._held = _Held(key=key, sweeps=Sweeps(self._device))
+                shared = SharedSources()
+                self._held = _Held(key=key, shared=shared, sweeps=Sweeps(self._device, shared=shared))
             self._held.selections[_name_of(selection)] = None
             return self._held
 
@@ -204,7 +206,7 @@ class Workbench:
         if held.slots is None:
             gc.collect()
             context.say("loading the models")
-            held.slots = Slots(sft, device=self._device, dtype=dtype)
+            held.slots = Slots(sft, device=self._device, dtype=dtype, shared=held.shared)
         return held.slots.seats(blends)
 
 
