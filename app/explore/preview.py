@@ -15,7 +15,7 @@ from app.explore.state import Desk
 from app.view import View, current_view
 from warp_core.errors import UnknownJobError, WarpError
 from warp_core.service.places import is_sft, place_label, same_place
-from warp_core.service.protocol import Completion, Job, JobState, Pane
+from warp_core.service.protocol import Completion, Job, JobState, Pane, Place
 
 __all__ = ["TICK_S", "draw_panes", "latest_job", "pane_choice", "pane_views", "side_name"]
 
