@@ -29,7 +29,9 @@ _RESERVE_BYTES = 1 << 29  # for activations, logits and everyone else
 def free_bytes(device: torch.device) -> int:
     """Return the memory that can still be taken on a device."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What the allocator keeps for later counts as free.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return int(psutil.virtual_memory().available)
 
 

@@ -38,14 +38,16 @@ _GEOMETRIES = 32
 
 @dataclass(kw_only=True, eq=False)
 class _Held:
-    """Everything in memory around one SFT policy."""
+    """Everything in memory around one SFT policy, and for which selections."""
 
     key: tuple[str, ...]
     shared: SharedSources
     sweeps: Sweeps
     bank: AdapterBank | None = None
     slots: Slots | None = None
-    selections: dict[str, None] = field(default_factory=dict)
+    bank_names: dict[str, None] = field(default_factory=dict)
+    slots_name: str = ""
+    sweeps_name: str = ""
 
 
 class Workbench:
@@ -86,6 +88,7 @@ class Workbench:
         """
         sources = self._open(request.selection, request.places[0].iteration, context)
         held = self._take(request.selection, sources.sft)
+        held.sweeps_name = _name_of(request.selection)
         return measure_places(request, context, library=self._library, sweeps=held.sweeps)
 
     def prepare(self, request: PrepareRequest, context: Context) -> dict[str, Any] | None:
@@ -117,13 +120,13 @@ class Workbench:
         if held is None:
             return ()
         found = []
-        names = ", ".join(held.selections)
         if held.bank is not None:
-            found.append(f"{names}: {len(held.bank.adapters)} adapters over one base")
+            names = ", ".join(held.bank_names)
+            found.append(f"{names}: {_counted(len(held.bank.adapters), 'adapter')} over one base")
         if held.slots is not None:
-            found.append(f"{names}: {_counted(held.slots.num_live, 'live model')}")
+            found.append(f"{held.slots_name}: {_counted(held.slots.num_live, 'live model')}")
         if held.sweeps.has_model:
-            found.append(f"{names}: a model for measuring")
+            found.append(f"{held.sweeps_name}: a model for measuring")
         return tuple(found)
 
     def _blends(self, selection: Selection, places: Sequence[Place], context: Context) -> list[Blend]:
@@ -183,7 +186,6 @@ class Workbench:
                 gc.collect()
                 shared = SharedSources()
                 self._held = _Held(key=key, shared=shared, sweeps=Sweeps(self._device, shared=shared))
-            self._held.selections[_name_of(selection)] = None
             return self._held
 
     def _seats(
@@ -198,15 +200,18 @@ class Workbench:
                 context.say("loading the base model")
                 held.bank = AdapterBank(load_policy(sft.path, device=self._device, dtype=dtype), sft)
             seat = _seat_in(held.bank, [*blends, *also], len(blends))
+            held.bank_names[_name_of(selection)] = None
             if seat is not None:
                 held.slots = None
                 return [seat], True
         else:
             held.bank = None
+            held.bank_names.clear()
         if held.slots is None:
             gc.collect()
             context.say("loading the models")
             held.slots = Slots(sft, device=self._device, dtype=dtype, shared=held.shared)
+        held.slots_name = _name_of(selection)
         return held.slots.seats(blends)
 
 
