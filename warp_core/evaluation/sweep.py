@@ -176,6 +176,8 @@ class Sweep:
         self, recipe: Recipe, progress: Progress | None, between: Between | None, *, anchor: Within | None = None
     ) -> list[Sample]:
         policy, resident = self._loaded()
+        if between:
+            between()
         resident.move(coefficients(recipe, self.geometry(recipe.granularity)))
         return measure(
             Subject(policy=policy, anchor=anchor or self._at_sft),
