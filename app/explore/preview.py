@@ -90,9 +90,7 @@ def pane_views(
                 status=_status(job, pane, wanted) if is_coming else "",
                 share=_share(view, side),
                 is_current=side == "current",
-                stale_recipe=place_label(written.place, policy_names=names) + why
-                if written and why is not None
-                else None,
+                stale_recipe=None if written is None or why is None else _name(written.place, names) + why,
                 hint=_hint(job, state, wanted.prompt),
                 completions=tuple(_completion(one) for one in written.completions) if written else (),
             )
