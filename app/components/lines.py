@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import streamlit as st
+from app.components.ordered import ordered
 
 __all__ = ["MAX_POINTS", "Chart", "Line", "lines", "moving_mean", "thinned"]
 
@@ -18,7 +18,7 @@ MAX_POINTS = 600
 """Points of a line that are sent to the browser: more than it has pixels for."""
 
 _HERE = Path(__file__).parent
-_component = st.components.v2.component(
+_component = ordered(
     "warp_lines",
     html='<div class="lines"></div>',
     css=(_HERE / "lines.css").read_text(encoding="utf-8"),

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import streamlit as st
+from app.components.ordered import ordered
 
 __all__ = ["CompletionView", "PaneView", "card", "lines_for", "panes"]
 
@@ -22,12 +22,12 @@ _CHARS_PER_TOKEN = 4.5
 _CHARS_PER_LINE = 48  # of a third of a 1440 pixel window
 _LINES = (3, 12)
 
-_panes = st.components.v2.component(
+_panes = ordered(
     "warp_panes",
     css=(_FOLDER / "panes.css").read_text(encoding="utf-8"),
     js=(_FOLDER / "panes.js").read_text(encoding="utf-8"),
 )
-_card = st.components.v2.component(
+_card = ordered(
     "warp_card",
     css=(_FOLDER / "card.css").read_text(encoding="utf-8"),
     js=(_FOLDER / "card.js").read_text(encoding="utf-8"),

@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypedDict
 
 import streamlit as st
 
+from app.components.ordered import ordered
 from warp_core.service.documents import FrontDocument, FrontPoint, GeometryDocument, Prediction
 from warp_core.service.protocol import Finite, Model, Place
 
@@ -164,7 +165,7 @@ def pilot(
         if event is not None and on_change is not None:
             on_change(event)
 
-    _component()(key=key, data=sent, on_view_change=tell)
+    _component()(key=key, data=dict(sent), on_view_change=tell)
     return _latest(key)
 
 
@@ -182,7 +183,7 @@ def pilot_script(*names: str) -> str:
 @cache
 def _component() -> Callable[..., Any]:
     html, css = ((_FOLDER / f"pilot.{kind}").read_text(encoding="utf-8") for kind in ("html", "css"))
-    return st.components.v2.component("warp_pilot", html=html, css=css, js=pilot_script(), isolate_styles=True)
+    return ordered("warp_pilot", html=html, css=css, js=pilot_script())
 
 
 def _latest(key: str) -> PilotEvent | None:
