@@ -1,11 +1,14 @@
 """A workspace and a cache of its own for every test, and a tiny run of two iterations whose front is measured."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.service.selections import Made, make_run
+from tests.service.steered import SOON
+from warp_core.service.jobs import JobQueue
 from warp_core.service.library import Library
 
 
@@ -26,3 +29,11 @@ def library(made: Made, tmp_path: Path) -> Library:
     """A library whose workspace holds a copy of the run under the name `tiny`."""
     shutil.copytree(made.run, tmp_path / "workspace" / "tiny")
     return Library()
+
+
+@pytest.fixture
+def queue() -> Iterator[JobQueue]:
+    """A job queue, closed at the end."""
+    queue = JobQueue()
+    yield queue
+    queue.close(timeout_s=SOON)
