@@ -9,7 +9,7 @@ figures go to stderr as they come, and to stdout (or --out) as one JSON document
     frames_ms         between two frames during a drag of five seconds, and script runs during and after it
     release_ms        slider let go -> job running -> merged -> first token -> all tokens in three panes -> scored
     ui_cpu            share of one core that the web process takes while the engine measures a point
-    memory_mb         of engine and web process before and after so many slider moves
+    memory_mb         of engine and web process before and after so many slider moves (of six tokens each)
 """
 
 import argparse
@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import FloatRect, Page, sync_playwright
+from streamlit.proto.BackMsg_pb2 import BackMsg
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
@@ -124,10 +125,18 @@ def wait_for_panes(page: Page) -> None:
     page.locator(".pane[data-state=done]:not(.stale)").nth(2).wait_for()
 
 
+def slider_box(page: Page) -> FloatRect:
+    """Return where the eta slider is, on the screen: a click further down has scrolled it away."""
+    slider = page.get_by_role("slider", name="eta", exact=True)
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    assert box is not None
+    return box
+
+
 def drag(page: Page, *, seconds: float) -> None:
     """Drag the eta slider to and fro with the mouse and let it go."""
-    box = page.get_by_role("slider", name="eta").bounding_box()
-    assert box is not None
+    box = slider_box(page)
     y = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + box["width"] / 2, y)
     page.mouse.down()
@@ -151,13 +160,22 @@ def frames(page: Page, runs: list[float]) -> dict[str, Any]:
     return quantiles(intervals) | {
         "over_20_ms": sum(value > 20 for value in intervals),
         "script_runs_during": sum(at < let_go - 0.05 for at in runs),
+        "script_runs_after": sum(at >= let_go - 0.05 for at in runs),
     }
+
+
+def note_run(frame: str | bytes, runs: list[float]) -> None:
+    """Keep when the page asked for a script run, unless a timer did."""
+    if isinstance(frame, bytes):
+        message = BackMsg()
+        message.ParseFromString(frame)
+        if message.WhichOneof("type") == "rerun_script" and not message.rerun_script.is_auto_rerun:
+            runs.append(time.time())
 
 
 def move_to(page: Page, eta: float) -> float:
     """Drag the slider to a value and let it go; return when that was."""
-    box = page.get_by_role("slider", name="eta").bounding_box()
-    assert box is not None
+    box = slider_box(page)
     y = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + box["width"] / 2, y)
     page.mouse.down()
@@ -182,8 +200,8 @@ def releases(page: Page, engine: HttpEngine, *, count: int) -> dict[str, dict[st
     """Let the slider go at random places and read the engine's own times, from the release on."""
     chance = random.Random(0)
     found: dict[str, list[float]] = {}
-    for _ in range(count):
-        at = move_to(page, round(chance.uniform(0.1, 0.95), 2))
+    for number in range(count):
+        at = move_to(page, chance.uniform(0.1, 0.45) if number % 2 else chance.uniform(0.55, 0.95))
         job = next_preview(engine, at)
         if job.state is not JobState.DONE:
             continue
@@ -221,7 +239,9 @@ def memory(page: Page, engine: HttpEngine, web: psutil.Process, *, moves: int) -
 
     series = {0: now()}
     for move in range(1, moves + 1):
-        next_preview(engine, move_to(page, round(chance.uniform(0.05, 0.95), 2)))
+        # To and fro: a slider that comes to rest where it was asks for nothing.
+        eta = chance.uniform(0.05, 0.45) if move % 2 else chance.uniform(0.55, 0.95)
+        next_preview(engine, move_to(page, eta))
         if move % max(1, moves // 8) == 0:
             series[move] = now()
             say(f"  after {move} moves: {series[move]} MB")
@@ -255,7 +275,7 @@ def main() -> None:
                 app.stdout.readline()
                 web = next(one for one in psutil.Process(app.pid).children(recursive=True) if one.is_running())
                 sent: list[float] = []
-                page.on("websocket", lambda socket_: socket_.on("framesent", lambda _: sent.append(time.time())))
+                page.on("websocket", lambda socket_: socket_.on("framesent", lambda frame: note_run(frame, sent)))
                 page.goto(f"http://127.0.0.1:{web_port}")
                 page.locator(POINTS).first.wait_for(state="attached")
                 page.get_by_role("button", name="Generate", exact=True).click()
@@ -268,7 +288,9 @@ def main() -> None:
                 say(f"release: {json.dumps(found['release_ms'])}")
                 found["ui_cpu"] = ui_cpu(page, engine, web)
                 say(f"web process while measuring: {found['ui_cpu']}")
-                page.wait_for_timeout(3000)
+                page.goto(f"http://127.0.0.1:{web_port}/?n=6")
+                page.locator(POINTS).first.wait_for(state="attached")
+                page.wait_for_timeout(8000)
                 found["memory_mb"] = memory(page, engine, web, moves=options.moves)
     text = json.dumps(found, indent=2)
     print(text) if options.out is None else options.out.write_text(text + "\n", encoding="utf-8")

@@ -18,7 +18,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-gpu"]
 SIZE = {"width": 1440, "height": 900}
-FILM = {"width": 1180, "height": 860}
+FILM = {"width": 1440, "height": 1290}
+FILM_WIDTH = 1000
 FRAME_MS = 70
 LAST_FRAME_MS = 2500
 FILM_LIMIT_BYTES = 3_000_000
@@ -60,7 +61,9 @@ def film(browser: Browser, address: str, out: Path) -> None:
     frames: list[Image.Image] = []
 
     def take() -> None:
-        frames.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
+        frame = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        height = round(frame.height * FILM_WIDTH / frame.width)
+        frames.append(frame.resize((FILM_WIDTH, height), Image.Resampling.LANCZOS))
 
     drag(page, take, [0.1 + 0.9 * step / 30 for step in range(31)] + [1.0 - 0.45 * step / 15 for step in range(16)])
     end = time.monotonic() + 6
