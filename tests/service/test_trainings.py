@@ -1,6 +1,7 @@
 """Training as processes: started, found again by another engine, stopped, resumed, and their ends told apart."""
 
 import json
+import os
 import time
 
 import psutil
@@ -31,10 +32,9 @@ def trainings(workspace):
     yield made
     made.close()
     for file in workspace.glob(".training/*/process.json"):
-        try:
-            psutil.Process(json.loads(file.read_text())["pid"]).kill()
-        except psutil.NoSuchProcess:
-            continue
+        pid = json.loads(file.read_text())["pid"]
+        if pid != os.getpid() and psutil.pid_exists(pid):
+            psutil.Process(pid).kill()
 
 
 def mapping(tmp_path, **training):
