@@ -18,6 +18,8 @@ from transformers.utils import logging as transformers_logging
 transformers_logging.disable_progress_bar()
 # A shell starts what runs in the background with SIGINT ignored, and tests of Ctrl-C would test nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# The same for what nohup starts.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
