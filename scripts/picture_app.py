@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-gpu"]
 SIZE = {"width": 1440, "height": 900}
-FILM = {"width": 1440, "height": 1290}
+FILM = {"width": 1440, "height": 1440}
 FILM_WIDTH = 1000
 FRAME_MS = 70
 LAST_FRAME_MS = 2500
