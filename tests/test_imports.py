@@ -16,13 +16,14 @@ ENGINE = "warp_core"
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "environment": set(),
+    "slerp": set(),
     "workspace": set(),
-    "weights": {"workspace"},
+    "weights": {"workspace", "slerp"},
     "rewards": {"workspace"},
     "policy": {"workspace", "weights", "rewards"},
     "evaluation": {"workspace", "weights", "rewards", "policy"},
     "training": {"workspace", "weights", "rewards", "policy", "evaluation"},
-    "service": {"workspace", "weights", "rewards", "policy", "evaluation", "training"},
+    "service": {"slerp", "workspace", "weights", "rewards", "policy", "evaluation", "training"},
     "commands": {"workspace", "weights", "rewards", "policy", "evaluation", "training", "service"},
     "cli": {"workspace", "weights", "rewards", "policy", "evaluation", "training", "service", "commands"},
     "__main__": {"cli"},
@@ -38,6 +39,7 @@ FOR_THE_APP = {
     "service.interface",
     "service.places",
     "service.protocol",
+    "slerp",
     "workspace.paths",
 }
 HEAVY = {"torch", "transformers", "peft", "safetensors"}

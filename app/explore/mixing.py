@@ -13,12 +13,11 @@ from warp_core.errors import GeometryError
 from warp_core.service.documents import GeometryDocument, Prediction
 from warp_core.service.places import full_weights
 from warp_core.service.protocol import Place
+from warp_core.slerp import slerp_coefficients
 
 __all__ = ["mix", "predict"]
 
 Floats = NDArray[np.float64]
-_PARALLEL = 1e-6  # below this sin W the two directions count as parallel: LERP limit
-_OPPOSITE = 1e-3  # this close to pi (radians) the path is undefined
 
 
 def mix(place: Place, geometry: GeometryDocument) -> Floats | None:
@@ -65,29 +64,7 @@ def predict(prediction: Prediction, coef_LK: Floats, geometry: GeometryDocument)
 
 
 def _slerp(gram_MM: Floats, weights_M: Floats, *, layer: str) -> Floats:
-    """Eq. 26 with general weights: factors of M vectors in their iterated SLERP."""
-    x_M = np.zeros(len(weights_M))
-    total = 0.0
-    for m, weight in enumerate(weights_M):
-        if weight == 0:
-            continue
-        total += weight
-        if total == weight:
-            x_M[m] = 1.0
-            continue
-        scale = math.sqrt(max(0.0, float(x_M @ gram_MM @ x_M)) * max(0.0, float(gram_MM[m, m])))
-        cosine = float(gram_MM[m] @ x_M) / scale if scale > 0 else 1.0
-        angle = math.acos(min(1.0, max(-1.0, cosine)))
-        if math.pi - angle < _OPPOSITE:
-            raise GeometryError(f"SLERP is undefined: task vectors of layer {layer!r} are opposite; choose LERP")
-        keep, join = _slerp_pair(angle, weight / total)
-        x_M *= keep
-        x_M[m] += join
-    return x_M
-
-
-def _slerp_pair(angle: float, lam: float) -> tuple[float, float]:
-    sine = math.sin(angle)
-    if sine < _PARALLEL:
-        return 1.0 - lam, lam
-    return math.sin((1.0 - lam) * angle) / sine, math.sin(lam * angle) / sine
+    try:
+        return slerp_coefficients(gram_MM, weights_M)
+    except GeometryError as error:
+        raise GeometryError(f"SLERP is undefined: task vectors of layer {layer!r} are opposite; choose LERP") from error

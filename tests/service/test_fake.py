@@ -23,7 +23,7 @@ from warp_core.service.documents import (
     RunState,
 )
 from warp_core.service.fake import FakeEngine
-from warp_core.service.fake_data import World, noise, slerp_weights
+from warp_core.service.fake_data import World, noise
 from warp_core.service.fake_text import HOSTILE, completion
 from warp_core.service.interface import Engine
 from warp_core.service.places import same_place, single
@@ -145,11 +145,12 @@ def test_the_geometry_is_that_of_nearly_orthogonal_vectors(fake: FakeEngine):
 
 
 def test_its_slerp_is_the_engines():
-    rng = np.random.default_rng(0)
+    world = World(3, 1)
+    gram_LMM = np.asarray(world.geometry(1).gram_LKK)
     for weights in [(0.5, 0.5, 0.0), (1 / 3, 1 / 3, 1 / 3), (0.2, 0.3, 0.5), (0.0, 0.0, 1.0)]:
-        vectors = rng.normal(size=(3, 5))
-        gram_MM = vectors @ vectors.T
-        assert slerp_weights(gram_MM, weights) == pytest.approx(slerp_coefficients(gram_MM, weights))
+        found_LM = world.coefficients(Place(weights=weights))
+        for found_M, gram_MM in zip(found_LM, gram_LMM, strict=True):
+            assert found_M == pytest.approx(slerp_coefficients(gram_MM, weights))
 
 
 def predicted(prediction: Prediction, geometry: GeometryDocument, coef_LK: np.ndarray, name: str) -> float:

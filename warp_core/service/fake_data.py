@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from warp_core.service.documents import FrontPoint, GeometryDocument, Metric, Prediction, Surface
 from warp_core.service.places import full_weights, place_text
 from warp_core.service.protocol import Place
+from warp_core.slerp import slerp_coefficients
 
 __all__ = ["World", "noise", "prediction_through"]
 
@@ -63,7 +64,7 @@ class World:
         if place.method == "slerp":
             columns_LKD = self._columns(place.iteration)[:, : self.num_policies]
             gram_LMM = columns_LKD @ np.swapaxes(columns_LKD, 1, 2)
-            merged_LM = np.array([slerp_weights(gram_MM, weights) for gram_MM in gram_LMM])
+            merged_LM = np.array([slerp_coefficients(gram_MM, weights) for gram_MM in gram_LMM])
         else:
             merged_LM = np.tile(np.asarray(weights) / sum(weights), (NUM_LAYERS, 1))
         if place.iteration == 1:
@@ -127,24 +128,6 @@ def _columns(num_policies: int, iteration: int) -> Floats:
     if iteration == 1:
         return columns
     return np.concatenate([columns, -_init(num_policies, iteration)[:, None]], axis=1)
-
-
-def slerp_weights(gram_MM: Floats, weights: tuple[float, ...]) -> Floats:
-    """Eq. 26 with general weights, as `warp_core.weights.coefficients` has it, which needs torch to be imported."""
-    x_M = np.zeros(len(weights))
-    total = 0.0
-    for m, weight in enumerate(weights):
-        if weight == 0:
-            continue
-        total += weight
-        if total == weight:
-            x_M[m] = 1.0
-            continue
-        cosine = float(gram_MM[m] @ x_M) / math.sqrt(float(x_M @ gram_MM @ x_M) * float(gram_MM[m, m]))
-        angle, lam = math.acos(max(-1.0, min(1.0, cosine))), weight / total
-        x_M *= math.sin((1.0 - lam) * angle) / math.sin(angle)
-        x_M[m] += math.sin(lam * angle) / math.sin(angle)
-    return x_M
 
 
 def metrics_at(length: float, evenness: float, *, seed: str) -> dict[str, Metric]:
