@@ -9,6 +9,7 @@ Nothing moves in `fake` between runs but what `fake.advance(n)` moves, and one s
 runs. `session_state` values can be set in the call; component results are injected as Streamlit documents it.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,12 @@ from app.view import View
 from warp_core.service.fake import FakeEngine
 
 OpenPage = Callable[..., AppTest]
+
+
+@pytest.fixture(autouse=True)
+def the_main_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put `__main__` back: Streamlit leaves its script there, and processes that later tests start would run it."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture
