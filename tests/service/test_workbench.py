@@ -78,7 +78,7 @@ def test_prepare_makes_the_first_preview_quick(bench, monkeypatch):
 
     for name in ("load_policy", "compute_geometry"):
         monkeypatch.setattr(workbench_module, name, never)
-    monkeypatch.setattr("warp_core.service.bank.read_adapter", never)
+    monkeypatch.setattr("warp_core.policy.bank.read_adapter", never)
     monkeypatch.setattr("warp_core.service.library.load_reward", never)
     heard = Watched()
     bench.preview(preview_of(TINY, SFT, Place(eta=0.5), Place(iteration=2, eta=0.5), score=True), heard)

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from warp_core.policy.bank import AdapterBank
 from warp_core.policy.model import DTYPES, load_policy, pick_device
-from warp_core.service.bank import AdapterBank
 from warp_core.service.jobs import Context
 from warp_core.service.library import Library
 from warp_core.service.measuring import Sweeps, measure_places

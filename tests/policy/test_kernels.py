@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from warp_core.service import kernels
-from warp_core.service.kernels import make_kernel
+from warp_core.policy import kernels
+from warp_core.policy.kernels import make_kernel
 
 SHAPES = [(40, 24), (1, 7), (70, 1), (257, 33)]
 

@@ -28,8 +28,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from warp_core.errors import MismatchError
+from warp_core.policy.kernels import make_kernel
 from warp_core.policy.model import Policy
-from warp_core.service.kernels import make_kernel
 from warp_core.weights import Checkpoint, Coefficients
 from warp_core.weights.adapters import read_adapter, stack_adapters
 from warp_core.weights.resident import parameter_row

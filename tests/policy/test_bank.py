@@ -10,9 +10,9 @@ import torch
 from tests import tiny
 from tests.weights.helpers import adapter_set
 from warp_core.errors import MismatchError
+from warp_core.policy import bank as bank_module
+from warp_core.policy.bank import AdapterBank
 from warp_core.policy.model import load_policy
-from warp_core.service import bank as bank_module
-from warp_core.service.bank import AdapterBank
 from warp_core.weights import ResidentMerge, coefficients, compute_geometry, make_recipe, open_checkpoint
 
 CPU = torch.device("cpu")
