@@ -115,6 +115,8 @@ class _Now(threading.local):
 class _BankLinear(nn.Module):
     """A linear layer of the base that adds what the present table says."""
 
+    rows_stay = True  # the number of a row says which mix it is
+
     def __init__(self, base: nn.Linear | Conv1D, number: int, now: _Now) -> None:
         super().__init__()
         self.transposed = isinstance(base, Conv1D)
@@ -176,7 +178,7 @@ class AdapterBank:
                 self._parameters.append((self._names[id(module.weight)], bias))
                 model.set_submodule(name, _BankLinear(module, len(self._linears), self._now))
                 self._linears.append(name)
-        model.register_forward_pre_hook(self._count_tokens, with_kwargs=True)
+        model.get_input_embeddings().register_forward_pre_hook(self._count_tokens)
         if policy.device.type == "cpu":
             for parameter in model.parameters():
                 # What is left may be a view of the checkpoint's file, which would be held in memory as a whole.
@@ -317,8 +319,8 @@ class AdapterBank:
         finally:
             self._now.table = before
 
-    def _count_tokens(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._now.num_rows, self._now.num_tokens = len(kwargs["input_ids"]), kwargs["input_ids"].numel()
+    def _count_tokens(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        self._now.num_rows, self._now.num_tokens = len(args[0]), args[0].numel()
 
     def _scaled(self, table: Table, scales: Sequence[Mapping[str, float]]) -> Table:
         """Add the factors of the base, which only slerp-weights has."""

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch.nn import functional
 
-__all__ = ["Kernel", "make_kernel"]
+__all__ = ["Kernel", "make_kernel", "packs"]
 
 _PACKED_ROWS = 4  # the layout is chosen for so many rows; it serves any number
 
@@ -49,13 +49,22 @@ class _Packed:
     def dense(self) -> torch.Tensor:
         return self._weight.to_dense()
 
+    def __deepcopy__(self, memo: object) -> "_Packed":
+        """The weight never changes: a copy of a model shares it."""
+        return self
+
 
 @torch.no_grad()
 def make_kernel(weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> Kernel:
     """Return the fastest kernel for a weight; on the CPU it may be a copy in another layout, so let go of yours."""
-    if weight_OI.device.type == "cpu" and _can_pack(weight_OI.dtype):
+    if packs(weight_OI.device, weight_OI.dtype):
         return _Packed(weight_OI, bias_O)
     return _Plain(weight_OI, bias_O)
+
+
+def packs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `make_kernel` lays a weight out anew there, which is a copy."""
+    return device.type == "cpu" and _can_pack(dtype)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Sample completions with transformers' own generation, by a draw that depends on seed and row alone.
+"""Sample completions, by a draw that depends on seed and row alone.
 
 B completions, P prompt tokens, T completion tokens, V vocabulary.
 
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from warp_core.policy.decoding import Decoder
+from warp_core.policy.inference import make_decoder
 from warp_core.policy.model import Policy
-from warp_core.policy.prefix import shared_prefix
 from warp_core.policy.prompts import PromptBatch
 
 __all__ = ["Completions", "GumbelSampler", "completion_mask", "row_seed", "sample"]
@@ -142,22 +143,11 @@ def sample(
     if len(seeds) != len(prompts.texts):
         raise ValueError(f"{len(seeds)} seeds for {len(prompts.texts)} prompts: one per row is needed")
     sampler = GumbelSampler(seeds, temperature=temperature, keep=keep_distributions, between=between)
-    settings = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=list(policy.eos_ids) or None,
-        pad_token_id=policy.pad_id,
-    )
-    # All of the prompt but its last token, which generation takes from there.
-    prefix = shared_prefix(policy, prompts, length=prompts.ids_BP.shape[1] - 1)
-    sequences = policy.model.generate(
-        input_ids=prompts.ids_BP,
-        attention_mask=prompts.mask_BP,
-        generation_config=settings,
-        logits_processor=LogitsProcessorList([sampler]),
-        **({"past_key_values": prefix.cache} if prefix else {}),
-    )
-    tokens_BT = sequences[:, prompts.ids_BP.shape[1] :].clone()
+    decoder = make_decoder(policy, max_new_tokens=max_new_tokens)
+    if decoder is None:
+        tokens_BT = _generated(policy, prompts, sampler, max_new_tokens=max_new_tokens)
+    else:
+        tokens_BT = _decoded(policy, prompts, sampler, decoder, max_new_tokens=max_new_tokens)
     mask_BT = completion_mask(tokens_BT, policy.eos_ids)
     logp_BT = torch.stack(sampler.logps, dim=1).masked_fill(~mask_BT, 0.0)
     texts = [
@@ -172,3 +162,38 @@ def sample(
         texts=tuple(texts),
         logps_BTV=torch.stack(sampler.kept, dim=1) if sampler.kept else None,
     )
+
+
+def _decoded(
+    policy: Policy, prompts: PromptBatch, sampler: GumbelSampler, decoder: Decoder, *, max_new_tokens: int
+) -> torch.Tensor:
+    """Draw tokens_BT one after another; padding after the end."""
+    group = prompts.group
+    eos = torch.tensor(policy.eos_ids, dtype=torch.int64, device=prompts.ids_BP.device)
+    logits_BV = decoder.prefill(prompts.ids_BP[::group], prompts.mask_BP[::group], copies=group)
+    ended_B = torch.zeros(len(logits_BV), dtype=torch.bool, device=logits_BV.device)
+    columns: list[torch.Tensor] = []
+    while True:
+        token_B = sampler(prompts.ids_BP, logits_BV).argmax(dim=-1).masked_fill(ended_B, policy.pad_id)
+        columns.append(token_B)
+        ended_B = ended_B | torch.isin(token_B, eos)
+        if len(columns) == max_new_tokens or bool(ended_B.all()):
+            return torch.stack(columns, dim=1)
+        logits_BV = decoder.step(token_B)
+
+
+def _generated(policy: Policy, prompts: PromptBatch, sampler: GumbelSampler, *, max_new_tokens: int) -> torch.Tensor:
+    """Draw tokens_BT by transformers' own loop, for models with a memory of their own kind."""
+    settings = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(policy.eos_ids) or None,
+        pad_token_id=policy.pad_id,
+    )
+    sequences: torch.Tensor = policy.model.generate(
+        input_ids=prompts.ids_BP,
+        attention_mask=prompts.mask_BP,
+        generation_config=settings,
+        logits_processor=LogitsProcessorList([sampler]),
+    )
+    return sequences[:, prompts.ids_BP.shape[1] :].clone()
