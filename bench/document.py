@@ -1,0 +1,163 @@
+"""The dated JSON document of a run, and the table of the newest one in bench/README.md."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.rows import Row, read_rows, rows_to_json
+from bench.running import ROOT, Outcome
+from bench.settings import Settings
+from bench.table import table_of
+
+__all__ = ["Document", "begin_document", "newest", "read_document", "with_outcome", "with_table", "write_document"]
+
+RESULTS = ROOT / "bench" / "results"
+README = ROOT / "bench" / "README.md"
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+PEERS = ("torch", "transformers", "mergekit", "trl")
+BEGIN, END = "<!-- begin:results -->\n", "<!-- end:results -->"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """What one run has measured, on what.
+
+    Attributes:
+        date: when it began, UTC, ISO 8601.
+        commit: of the project, with `+` where files differ from it; empty outside git.
+        machine: processor, cores, memory, system.
+        versions: of Python and packages; those of the peers' environment as `peer NAME`.
+        quick: a smoke test, whose numbers mean little.
+        threads: of torch and OpenMP.
+        complete: all benches have run.
+        limits: what limits.py measured, by name.
+        rows: every number, in the order of the benches.
+        problems: bench -> why it gave no rows.
+    """
+
+    date: str
+    commit: str
+    machine: dict[str, str | float]
+    versions: dict[str, str]
+    quick: bool
+    threads: int
+    complete: bool = False
+    limits: dict[str, float] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+def begin_document(settings: Settings) -> Document:
+    """Return a document without rows, about this machine and now."""
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+    return Document(
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=_commit(),
+        machine=_machine(),
+        versions=versions | _peer_versions(settings.peer_python),
+        quick=settings.quick,
+        threads=settings.threads,
+    )
+
+
+def with_outcome(document: Document, outcome: Outcome) -> Document:
+    """Return the document with what a bench has found."""
+    limits = document.limits
+    if outcome.name == "limits":
+        limits = {row.case: row.value for row in outcome.rows}
+    problems = document.problems | ({outcome.name: outcome.problem} if outcome.problem else {})
+    return replace(document, limits=limits, rows=[*document.rows, *outcome.rows], problems=problems)
+
+
+def write_document(path: Path, document: Document) -> None:
+    """Write the JSON, rows one field a line, so that two runs can be compared with diff."""
+    values = {name: value for name, value in vars(document).items() if name != "rows"}
+    values["rows"] = rows_to_json(document.rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="ascii")
+    temporary.replace(path)
+
+
+def read_document(path: Path) -> Document:
+    """Return the document of a JSON file."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
+    return Document(**values | {"rows": read_rows(json.dumps(values["rows"]))})
+
+
+def newest() -> Path | None:
+    """Return the newest committed document; None where there is none."""
+    return max(RESULTS.glob("20??-??-??.json"), default=None)
+
+
+def with_table(text: str, document: Document) -> str:
+    """Return the text of bench/README.md with the document's table between its markers.
+
+    Raises ValueError where the markers are missing.
+    """
+    before, found_begin, rest = text.partition(BEGIN)
+    _, found_end, after = rest.partition(END)
+    if not found_begin or not found_end:
+        raise ValueError(f"bench/README.md needs {BEGIN.strip()} and {END}")
+    return f"{before}{BEGIN}{summary(document)}{END}{after}"
+
+
+def summary(document: Document) -> str:
+    """Return the run in Markdown: where it was made, then a table per bench."""
+    machine, versions = document.machine, document.versions
+    peers = ", ".join(f"{name.split()[1]} {version}" for name, version in versions.items() if name.startswith("peer "))
+    facts = [
+        f"{document.date[:10]}, commit `{document.commit or 'unknown'}`: {machine['processor']}, "
+        f"{machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}; {document.threads} threads.",
+        f"Python {versions['python']}, torch {versions['torch']}, transformers {versions['transformers']}; "
+        f"peers: {peers or 'left out'}.",
+    ]
+    facts += [f"`{name}` gave no rows: {why}." for name, why in document.problems.items()]
+    return "\n".join(facts) + "\n\n" + table_of(document.rows)
+
+
+def _machine() -> dict[str, str | float]:
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 0,
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    flags = set(re.findall(r"\b(avx2|avx512f|avx512_bf16|amx_bf16)\b", text))
+    return f"{name[1] if name else platform.machine()} ({', '.join(sorted(flags)) or platform.machine()})"
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except OSError:  # no git on this machine
+        return ""
+
+
+def _peer_versions(python: Path | None) -> dict[str, str]:
+    if python is None:
+        return {}
+    code = f"from importlib.metadata import version; print(*(version(name) for name in {PEERS}))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return {f"peer {name}": version for name, version in zip(PEERS, done.stdout.split(), strict=True)}
