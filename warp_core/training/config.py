@@ -127,6 +127,10 @@ class TrainingConfig:
     """A run stops when an evaluation finds this KL to the SFT policy (nats per completion)."""
     save_every: Whole = 0
     """Save the resumable state every so many steps; 0 is 1 for adapters and 25 for full fine-tuning."""
+    keep_every: Whole = 0
+    """Keep the policy as a checkpoint of its own every so many steps; 0 keeps the last one alone."""
+    keep_ema: bool = False
+    """Keep the EMA anchor beside every checkpoint that is kept."""
     seed: Whole = 0
     """Everything random is derived from it."""
 

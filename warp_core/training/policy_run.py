@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from warp_core.errors import WorkspaceError
 from warp_core.evaluation.evaluate import Subject, measure
 from warp_core.evaluation.points import Point, point_from_samples
-from warp_core.policy.model import Policy, load_policy
+from warp_core.policy.model import Policy, load_policy, pointed_at
 from warp_core.policy.prompts import read_prompts
 from warp_core.policy.sampling import row_seed
 from warp_core.rewards import RewardSum, load_reward
@@ -55,8 +55,10 @@ Hear = Callable[[PolicyProgress], None]
 def fingerprint_of(config: WarpConfig) -> str:
     """Return a hash of the settings that decide what a run computes."""
     mapping = config_to_mapping(config)
-    # How a front is measured afterwards, and how often the state is saved, change nothing in the weights.
-    del mapping["evaluation"], mapping["training"]["save_every"]
+    # How a front is measured afterwards, how often the state is saved, what is kept: nothing of it changes the weights.
+    del mapping["evaluation"]
+    for name in ("save_every", "keep_every", "keep_ema"):
+        del mapping["training"][name]
     return hashlib.sha256(json.dumps(mapping, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -142,6 +144,8 @@ def _train_alone(
         if point is not None and point.kl >= own.training.kl_ceiling:
             ended = "kl-ceiling"
         log.write(record, point, ended=ended)
+        # Before the state: a resume from this step does not come here again.
+        _keep(run, learner, own, iteration=iteration, policy=policy, ended=at_end or ended != "steps")
         stopping = should_stop()
         if at_end or ended != "steps" or _due(done, save_every) or stopping:
             save_state(folder / "state", learner.state(fingerprint))
@@ -181,8 +185,26 @@ def _build(run: RunFolder, own: WarpConfig, shared: WarpConfig, *, iteration: in
     return LoraTrainable(policy, own.adapter, seed=seed, frozen=frozen)
 
 
-def _publish(checkpoint: Path, trainable: Trainable, own: WarpConfig) -> None:
-    """Write the finished policy: a PEFT folder, or a complete Hugging Face folder in float32."""
+def _keep(run: RunFolder, learner: Learner, own: WarpConfig, *, iteration: int, policy: int, ended: bool) -> None:
+    """Publish the checkpoint of this step, and its EMA, where they are asked for; the last policy is the checkpoint."""
+    step, trainable = learner.steps_done, learner.trainable
+    due = _due(step, own.training.keep_every)
+    kept = run.kept(iteration, policy, step)
+    if due and not ended and not kept.is_dir():
+        _publish(kept, trainable, own)
+    kept = run.kept(iteration, policy, step, ema=True)
+    if own.training.keep_ema and (due or ended) and learner.ema and not kept.is_dir():
+        with trainable.at_anchor(learner.ema):
+            _publish(kept, trainable, own, weights=learner.ema)
+
+
+def _publish(
+    checkpoint: Path, trainable: Trainable, own: WarpConfig, *, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write the policy, or other masters of it: a PEFT folder, or a complete Hugging Face folder in float32.
+
+    An adapter writes what its layers hold now, so the caller points them at `weights`.
+    """
     sft = resolve_model(own.model.name)
     with publish_folder(checkpoint) as out:
         if isinstance(trainable, LoraTrainable):
@@ -190,7 +212,11 @@ def _publish(checkpoint: Path, trainable: Trainable, own: WarpConfig) -> None:
             dtype = torch.bfloat16 if own.adapter.save_dtype == "bfloat16" else torch.float32
             write_adapter(factors, out, base_name=own.model.name, dtype=dtype)
         elif isinstance(trainable, FullTrainable):
-            trainable.save(out)
+            if weights is None:
+                trainable.save(out)
+            else:
+                with pointed_at(trainable.policy.model, weights):
+                    trainable.policy.model.save_pretrained(out)
             # Config, generation config and tokenizer are the SFT policy's own files.
             write_model_files(out, [open_checkpoint(sft)], dtype=torch.float32, kind="full")
 

@@ -30,7 +30,7 @@ from warp_core.workspace.publish import publish_folder, write_text_atomic
 from warp_core.workspace.runs import FORMAT, RunFolder, open_run
 from warp_core.workspace.sources import resolve_model
 
-__all__ = ["Sources", "devices_here", "prepare_run", "run_config", "sources_of", "train_warp"]
+__all__ = ["Sources", "devices_here", "make_next_init", "prepare_run", "run_config", "sources_of", "train_warp"]
 
 
 def prepare_run(config: WarpConfig, out: Path, *, resume: bool) -> RunFolder:
@@ -165,7 +165,7 @@ def train_warp(
         for iteration in range(1, config.warp.iterations + 1):
             _train_iteration(run, config, iteration, devices, hear=hear, should_stop=should_stop)
             if iteration < config.warp.iterations:
-                _make_next_init(run, config, iteration)
+                make_next_init(run, config, iteration)
     return run
 
 
@@ -198,7 +198,7 @@ def devices_here() -> list[torch.device]:
     return [torch.device("cuda", index) for index in range(torch.cuda.device_count())] or [torch.device("cpu")]
 
 
-def _make_next_init(run: RunFolder, config: WarpConfig, iteration: int) -> None:
+def make_next_init(run: RunFolder, config: WarpConfig, iteration: int) -> None:
     """SLERP the policies of an iteration, then LITI: (1 - eta) init + eta merged is the next init (section 3.4)."""
     out = run.init(iteration + 1)
     if out.is_dir():

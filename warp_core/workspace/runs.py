@@ -12,6 +12,7 @@ RUN/
       state/                    resumable state: masters, EMA, Adam, step
       metrics.jsonl             one line a step
       checkpoint/               the finished policy
+      kept/step-N/, step-N-ema/ checkpoints on the way and EMA weights, where training.keep_every asks for them
       summary.json              steps done, why it ended
     policy-2/ ...
   front.json, front.csv, front.html
@@ -77,6 +78,10 @@ class RunFolder:
     def checkpoint(self, iteration: int, policy: int) -> Path:
         """The finished policy."""
         return self.policy(iteration, policy) / "checkpoint"
+
+    def kept(self, iteration: int, policy: int, step: int, *, ema: bool = False) -> Path:
+        """A checkpoint that was kept on the way (training.keep_every), or the EMA weights of that step."""
+        return self.policy(iteration, policy) / "kept" / f"step-{step}{'-ema' if ema else ''}"
 
     def about(self) -> dict[str, Any]:
         """Read run.json.
