@@ -1,12 +1,13 @@
 # Every command sets up what it needs by itself: a Python >= 3.11, .venv, the requirements (scripts/setup.py).
 # Variables: PYTHON=/path/to/python   HEADLESS=1 (app, demo: ask nothing, open nothing)   PORT=8501 (app)
-#            ARGS="..." (test: for pytest)
+#            ARGS="..." (test: for pytest; bench: names of benches)   PEERS=0, QUICK=1, SCRATCH=/path (bench)
 
-.PHONY: help app demo test check docs clean
+.PHONY: help app demo test check bench docs clean
 .DEFAULT_GOAL := help
 
 python := .venv/bin/python
 setup := @sh scripts/python.sh scripts/setup.py
+peers := $(if $(filter 0 no false,$(PEERS)),none)
 headless := $(if $(filter-out 0 no false,$(HEADLESS)),--headless)
 
 help:
@@ -16,8 +17,10 @@ help:
 	@echo 'make demo HEADLESS=1   the same, opening no browser'
 	@echo 'make test              the tests; ARGS="-k slerp" passes options to pytest'
 	@echo 'make check             format, lint, types, import direction and tests, as in CI'
+	@echo 'make bench             measure engine, peers and machine (about 25 minutes on 2 cores); QUICK=1 is a smoke test,'
+	@echo '                       PEERS=0 leaves mergekit and TRL out, ARGS="merge front" names benches, SCRATCH=/path'
 	@echo 'make docs              write the generated parts of README.md and docs/ anew'
-	@echo 'make clean             remove .venv and caches; runs/ stays'
+	@echo 'make clean             remove .venv, .venv-bench and caches; runs/ stays'
 	@echo 'PYTHON=/path/to/python chooses the interpreter (3.11 or newer)'
 
 app:
@@ -36,10 +39,15 @@ check:
 	$(setup) requirements-dev.txt
 	@$(python) scripts/check.py $(ARGS)
 
+bench:
+	$(setup) requirements.txt
+	$(if $(peers),,$(setup) requirements-bench.txt)
+	@$(python) -m bench $(ARGS) $(if $(QUICK),--quick) $(if $(peers),--peers none) $(if $(SCRATCH),--scratch "$(SCRATCH)")
+
 docs:
 	$(setup) requirements-dev.txt
 	@$(python) scripts/docs.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	@find warp_core tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find warp_core bench tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,6 @@ interrupted run keeps what it has measured.
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from bench.document import (
     with_table,
     write_document,
 )
+from bench.models import default_scratch
 from bench.running import ROOT, Outcome, run_bench
 from bench.settings import Settings
 from bench.table import table_of
@@ -54,9 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = [name for name in options.names if name not in BENCHES]
     if unknown:
         made.error(f"no bench is called {unknown[0]!r}: {', '.join(BENCHES)}")
-    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
-        settings = settings_of(options, Path(temporary))
-        return run(options.names or BENCHES, settings, options)
+    return run(options.names or BENCHES, settings_of(options), options)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,12 +64,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="a smoke test: seconds per bench, numbers of no meaning")
     made.add_argument("--out", type=Path, help="JSON file (default: bench/results/DATE.json, for a full run only)")
     made.add_argument("--peers", default=str(PEERS), help="Python of the peers' environment; 'none' leaves them out")
-    made.add_argument("--scratch", type=Path, help="keep inputs there (up to 11 GB); default: a temporary folder")
+    made.add_argument("--scratch", type=Path, default=default_scratch(), help="for inputs and outputs, up to 20 GB")
     made.add_argument("--threads", type=int, help="of torch and OpenMP; default: one per core")
     return made
 
 
-def settings_of(options: argparse.Namespace, temporary: Path) -> Settings:
+def settings_of(options: argparse.Namespace) -> Settings:
     """Return what the benches are given: the options, and what this machine has."""
     import psutil
 
@@ -79,7 +77,7 @@ def settings_of(options: argparse.Namespace, temporary: Path) -> Settings:
     if peers is not None and not peers.exists():
         say(f"no peers: {peers} does not exist (`make bench` makes it)")
         peers = None
-    scratch = (options.scratch or temporary).absolute()
+    scratch = options.scratch.absolute()
     scratch.mkdir(parents=True, exist_ok=True)
     threads = options.threads or psutil.cpu_count(logical=False) or 1
     return Settings(quick=options.quick, threads=threads, scratch=scratch, peer_python=peers, smollm2=embedded_model())

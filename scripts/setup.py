@@ -1,7 +1,8 @@
 """Make .venv and install what the project needs: the first half of `make demo`, `make test` and `make check`.
 
-    sh scripts/python.sh scripts/setup.py [requirements.txt | requirements-dev.txt]
+    sh scripts/python.sh scripts/setup.py [requirements.txt | requirements-dev.txt | requirements-bench.txt]
 
+The last one, what `make bench` compares with, has an environment of its own, .venv-bench, without this project.
 Standard library only, on Python >= 3.11. It installs once and then takes a few hundredths of a second: a stamp in .venv
 holds the hash of the requirements, and is written when everything else is done. What goes wrong is said in one line.
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOWEST = (3, 11)
+PEERS = "requirements-bench.txt"
 STAMP = "warp-setup.json"
 LOG = "pip.log"
 AGAIN = "then run the same command again"
@@ -55,12 +57,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def set_up(root: Path, requirements: str, *, python_named: bool = False) -> None:
-    """Bring root/.venv up to date with a requirements file, and install the project itself editable.
+    """Bring root/.venv up to date with a requirements file, and install the project itself editable; or .venv-bench,
+    with the peers alone.
 
     root: the project. requirements: a file in it. python_named: the user asked for the Python that runs this, so that
     an environment of another version is made anew. Raises SetupError, and OSError for what the disk refuses.
     """
-    venv = root / ".venv"
+    venv = root / (".venv-bench" if requirements == PEERS else ".venv")
     with only_one(root) as lock:
         version = version_of(venv)
         if not fits(version, python_named=python_named):
@@ -130,7 +133,9 @@ def make_venv(venv: Path) -> None:
         ours = venv.is_dir() and not venv.is_symlink()
         if not ours or not ((venv / "pyvenv.cfg").exists() or (venv / LOG).exists()):
             raise SetupError(f"{venv} is not a virtual environment: move it away, {AGAIN}")
-        say(f"making .venv anew with Python {sys.version_info[0]}.{sys.version_info[1]}: the old one does not fit")
+        say(
+            f"making {venv.name} anew with Python {sys.version_info[0]}.{sys.version_info[1]}: the old one does not fit"
+        )
         shutil.rmtree(venv)
     venv.mkdir()
     (venv / LOG).touch()  # tells an environment that was never finished from a folder of the user's
@@ -139,16 +144,18 @@ def make_venv(venv: Path) -> None:
 
 def install(root: Path, venv: Path, requirements: str, *, lock: int) -> None:
     """Install the requirements with pip, then the project itself, editable."""
-    say(f"installing {requirements} into .venv (once, about 2 minutes, longer on a slow network)")
+    say(f"installing {requirements} into {venv.name} (once, about 2 minutes, longer on a slow network)")
     python = str(python_in(venv))
     (venv / LOG).write_bytes(b"")
     if subprocess.run([python, "-m", "pip", "--version"], capture_output=True, env=environment()).returncode:
-        run_logged([python, "-m", "ensurepip"], venv, doing="put pip into .venv", lock=lock)
+        run_logged([python, "-m", "ensurepip"], venv, doing=f"put pip into {venv.name}", lock=lock)
     with (root / "pyproject.toml").open("rb") as file:
         build: list[str] = tomllib.load(file)["build-system"]["requires"]
     pip = [python, "-m", "pip", "install", "--no-input", "--no-color", "--progress-bar", "off"]
     pip += ["--disable-pip-version-check"]
     run_logged([*pip, "-r", str(root / requirements), *build], venv, doing=f"install {requirements}", lock=lock)
+    if requirements == PEERS:
+        return
     # The build requirements are there already, so that this step needs no network.
     own = [*pip, "--no-deps", "--no-build-isolation", "--editable", str(root)]
     run_logged(own, venv, doing="install this project", lock=lock)
