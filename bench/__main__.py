@@ -8,6 +8,7 @@ interrupted run keeps what it has measured.
 """
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -124,4 +125,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -80,7 +80,9 @@ def _files(scratch: Path, size: int, tries: int, threads: int) -> Iterator[Row]:
         with _opened(path, os.O_RDONLY) as file:
             read_s = best_s([lambda: _read(file, size, threads)], tries=tries)
             mapped_s = best_s([lambda: _read_mapped(file, size)], tries=tries)
-        yield _row("file_read_gb_s", "file read, cached", size / read_s / GB, "GB/s", "pread into a small buffer")
+        best = size / min(read_s, mapped_s) / GB
+        yield _row("file_read_gb_s", "file read, cached", best, "GB/s", "the faster of the next two")
+        yield _row("file_pread_gb_s", "file read into small buffers, cached", size / read_s / GB, "GB/s")
         yield _row("file_mmap_gb_s", "file mapped anew and summed, cached", size / mapped_s / GB, "GB/s")
         write_s = best_s([lambda: _write(path, size, threads, sync=False)], tries=tries)
         yield _row("file_write_gb_s", "file write, into the system's cache", size / write_s / GB, "GB/s", "a new file")

@@ -138,8 +138,9 @@ def _write(folder: Path, smollm2: Path, tensors: Iterator[tuple[str, torch.Tenso
     making = folder.with_name(f"{folder.name}.making")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
-        shutil.copyfile(smollm2 / name, making / name)
+    for file in smollm2.iterdir():
+        if file.suffix != ".safetensors" and file.is_file():
+            shutil.copyfile(file, making / file.name)
     config = json.loads((smollm2 / "config.json").read_text(encoding="utf-8"))
     hidden, layers, heads, groups, inner = SHAPES[size]
     config |= {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}

@@ -61,6 +61,16 @@ def test_the_larger_set_holds_the_smaller(project):
     assert done == ["venv", "requirements-dev.txt"]
 
 
+def test_the_peers_of_the_benches_have_an_environment_of_their_own(project):
+    root, done = project
+    (root / "requirements-bench.txt").write_text("torch==1\npeer==1\n", encoding="ascii")
+    setup.set_up(root, "requirements.txt")
+    setup.set_up(root, "requirements-bench.txt")
+    setup.set_up(root, "requirements-bench.txt")
+    assert done == ["venv", "requirements.txt", "venv", "requirements-bench.txt"]
+    assert {path.name for path in root.glob(".venv*")} == {".venv", ".venv-bench"}
+
+
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "pyproject.toml"])
 def test_it_installs_again_what_changed(project, name):
     root, done = project
