@@ -5,7 +5,10 @@ B completions, P prompt tokens, T completion tokens, V vocabulary.
 
 import torch
 
+from warp_core.policy.head import head_logprobs, plain_head_logprobs
+from warp_core.policy.inference import CompletionStates, completion_states
 from warp_core.policy.model import Policy
+from warp_core.policy.packing import hidden_states, packs, plant
 from warp_core.policy.prefix import position_arguments, shared_prefix
 from warp_core.policy.sampling import Completions
 
@@ -40,8 +43,35 @@ def completion_logits(policy: Policy, completions: Completions, *, temperature: 
 
 
 def token_logprobs(policy: Policy, completions: Completions, *, temperature: float) -> torch.Tensor:
-    """Return float32 logp_BT of the completion tokens; 0 after the end token."""
-    return chosen_logprobs(completion_logits(policy, completions, temperature=temperature), completions)
+    """Return float32 logp_BT of the completion tokens; 0 after the end token. Follows the caller's gradient mode.
+
+    Each prompt is computed once, tokens after the end not at all, and logits exist for some positions at a time; models
+    that cannot be computed so take the way of `completion_logits`.
+    """
+    if not torch.is_grad_enabled() and (states := _states(policy, completions)) is not None:
+        tokens_N = completions.tokens_BT[completions.mask_BT]
+        logp_N = plain_head_logprobs(states.hidden_MH, head=states.head, token_N=tokens_N, temperature=temperature)
+        return _spread(logp_N, completions)
+    if not packs(policy):
+        return chosen_logprobs(completion_logits(policy, completions, temperature=temperature), completions)
+    trees = plant(completions)
+    head = policy.model.get_output_embeddings()
+    logp_N = head_logprobs(
+        hidden_states(policy, trees),
+        weight_VH=head.weight,
+        bias_V=getattr(head, "bias", None),
+        token_N=trees.token_N,
+        temperature=temperature,
+    )
+    return _spread(logp_N, completions)
+
+
+def _states(policy: Policy, completions: Completions) -> CompletionStates | None:
+    return completion_states(policy, completions.prompts, tokens_BT=completions.tokens_BT, mask_BT=completions.mask_BT)
+
+
+def _spread(logp_N: torch.Tensor, completions: Completions) -> torch.Tensor:
+    return logp_N.new_zeros(completions.tokens_BT.shape).masked_scatter(completions.mask_BT, logp_N)
 
 
 def chosen_logprobs(logits_BTV: torch.Tensor, completions: Completions) -> torch.Tensor:

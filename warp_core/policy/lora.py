@@ -1,8 +1,8 @@
 """LoRA on the linear layers of a model in memory, made for WARP.
 
-What peft's own layers lack for this: a frozen part (the init of a later iteration is itself an adapter), a folded mode
-that samples from base + B A without touching the base (no drift, so a resume is exact), and factors that can be pointed
-at the anchor's. Folders are in peft's format (`warp_core.weights`).
+What peft's own layers lack for this: a frozen part (the init of a later iteration is itself an adapter), a base that is
+held once and in the layout in which it is multiplied fastest, and factors that can be pointed at the anchor's. Folders
+are in peft's format (`warp_core.weights`).
 
 R rank of the trained part, Q rank of the frozen part, O and I output and input features.
 """
@@ -10,7 +10,7 @@ R rank of the trained part, Q rank of the frozen part, O and I output and input 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,54 +18,44 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from warp_core.errors import ConfigError
+from warp_core.policy.kernels import Kernel, make_kernel
 from warp_core.policy.sampling import row_seed
 
 __all__ = ["Factors", "LoraLinear", "Mode", "attach_lora", "in_mode", "lora_layers", "target_modules"]
 
-Mode = Literal["base", "lora", "folded"]
+Mode = Literal["base", "lora"]
 Factors = tuple[torch.Tensor, torch.Tensor]
 
 
 class LoraLinear(nn.Module):
     """A linear layer with weight W + B_frozen A_frozen + scale * B A.
 
-    In mode `base` it computes with W, in mode `lora` with the factors beside W (for gradients), in mode `folded` with
-    one dense weight that `fold` has built (for sampling: no extra kernels per token).
+    In mode `base` it computes with W, in mode `lora` with the factors beside W. W is held once, by `kernel`, in the
+    layout that it is multiplied in; gradients flow through it and never to it.
     """
 
     def __init__(self, base: nn.Linear | Conv1D, *, frozen: Factors | None, a_RI: torch.Tensor, scale: float) -> None:
         super().__init__()
-        self.base = base
         self.transposed = isinstance(base, Conv1D)
+        weight = base.weight.detach()
+        bias = None if base.bias is None else base.bias.detach()
+        self.kernel: Kernel = make_kernel(weight.T if self.transposed else weight, bias)
         self.scale = scale
         self.mode: Mode = "lora"
-        out_features = base.weight.shape[1] if self.transposed else base.weight.shape[0]
+        out_features = weight.shape[1] if self.transposed else weight.shape[0]
         self.a_RI = nn.Parameter(a_RI)
         self.b_OR = nn.Parameter(a_RI.new_zeros(out_features, a_RI.shape[0]))
         self.frozen = frozen
-        self.folded_weight: torch.Tensor | None = None
-
-    def fold(self) -> None:
-        """Build the dense weight of the present factors, in float32, kept in the compute dtype."""
-        update_OI = self.scale * (self.b_OR.detach() @ self.a_RI.detach())
-        if self.frozen is not None:
-            update_OI.addmm_(self.frozen[0], self.frozen[1])
-        weight = self.base.weight.detach()
-        self.folded_weight = (weight.float() + (update_OI.T if self.transposed else update_OI)).to(weight.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer in its present mode."""
-        if self.mode == "folded" and self.folded_weight is not None:
-            weight = self.folded_weight.T if self.transposed else self.folded_weight
-            return functional.linear(x, weight, self.base.bias)
-        out: torch.Tensor = self.base(x)
+        out = _through(x, self.kernel)
         if self.mode == "base":
             return out
         if self.frozen is not None:
             b, a = (factor.to(x.dtype) for factor in self.frozen)
-            out = out + functional.linear(functional.linear(x, a), b)
-        inner = functional.linear(x, self.a_RI.to(x.dtype))
-        return out + functional.linear(inner, (self.scale * self.b_OR).to(x.dtype))
+            out = _add_product(out, functional.linear(x, a), b)
+        return _add_product(out, functional.linear(x, self.a_RI.to(x.dtype)), (self.scale * self.b_OR).to(x.dtype))
 
     def factors(self) -> Factors:
         """Return the whole update as (B, A) in float32, frozen part first, the scale folded into B."""
@@ -73,6 +63,31 @@ class LoraLinear(nn.Module):
         if self.frozen is not None:
             b, a = torch.cat([self.frozen[0], b], dim=1), torch.cat([self.frozen[1], a], dim=0)
         return b.cpu(), a.cpu()
+
+
+class _Frozen(torch.autograd.Function):
+    """A kernel with a gradient to its input; it keeps nothing but the kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, kernel: Kernel) -> torch.Tensor:
+        ctx.kernel = kernel
+        return kernel(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0] @ ctx.kernel.dense(), None
+
+
+def _through(x: torch.Tensor, kernel: Kernel) -> torch.Tensor:
+    if torch.is_grad_enabled() and x.requires_grad:
+        result: torch.Tensor = _Frozen.apply(x, kernel)  # type: ignore[no-untyped-call]
+        return result
+    return kernel(x)
+
+
+def _add_product(out: torch.Tensor, inner: torch.Tensor, b_OR: torch.Tensor) -> torch.Tensor:
+    """Return out + inner B' without holding the product."""
+    return torch.addmm(out.flatten(0, -2), inner.flatten(0, -2), b_OR.T).view_as(out)
 
 
 def target_modules(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear | Conv1D]:
@@ -141,20 +156,12 @@ def lora_layers(model: nn.Module) -> list[LoraLinear]:
 
 @contextmanager
 def in_mode(layers: Sequence[LoraLinear], mode: Mode) -> Iterator[None]:
-    """Compute in `mode` for the time of the block; entering `folded` builds the dense weights, leaving frees them.
-
-    Within `folded`, `base` may be entered and left again without another fold.
-    """
+    """Compute in `mode` for the time of the block."""
     before = [layer.mode for layer in layers]
-    fresh = [layer for layer in layers if mode == "folded" and layer.folded_weight is None]
     try:
-        for layer in fresh:
-            layer.fold()
         for layer in layers:
             layer.mode = mode
         yield
     finally:
         for layer, mode_before in zip(layers, before, strict=True):
             layer.mode = mode_before
-        for layer in fresh:
-            layer.folded_weight = None

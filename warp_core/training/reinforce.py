@@ -95,7 +95,7 @@ class Learner:
         moving = config.anchor == "ema" and config.beta > 0
         self.ema: Tensors = {name: t.detach().clone() for name, t in trainable.masters.items() if moving}
         self.optimizer = torch.optim.Adam(
-            list(trainable.masters.values()), lr=config.learning_rate, betas=config.adam_betas, foreach=True
+            list(trainable.masters.values()), lr=config.learning_rate, betas=config.adam_betas, fused=True
         )
 
     def step(self) -> StepRecord:
@@ -180,7 +180,6 @@ class Learner:
                     f"step {self.steps_done + 1}: the loss is {loss.item()}; the weights were not changed"
                 )
             torch.autograd.backward(loss)
-            self.trainable.collect_gradients()
             gap = max(gap, float((logp_BT.detach() - rows.logp_BT).abs().max()))
             start += len(rows.texts)
         return gap
@@ -191,11 +190,14 @@ class Learner:
             # A weight that no token went through: Adam would skip it, and count its steps apart from the run's.
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-        norm = float(torch.nn.utils.clip_grad_norm_(masters, self.config.max_grad_norm))
+        total = torch.nn.utils.get_total_norm([master.grad for master in masters if master.grad is not None])
+        norm = float(total)
         if norm != norm or norm == float("inf"):
             raise DivergedError(
                 f"step {self.steps_done + 1}: the gradient's norm is {norm}; the weights were not changed"
             )
+        if norm > self.config.max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(masters, self.config.max_grad_norm, total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()

@@ -11,7 +11,8 @@ from typing import Protocol
 
 import torch
 
-from warp_core.policy.lora import Factors, LoraLinear, Mode, attach_lora, in_mode
+from warp_core.policy.inference import fast_inference, plain_inference
+from warp_core.policy.lora import Factors, LoraLinear, attach_lora, in_mode
 from warp_core.policy.model import Policy, load_policy, pointed_at
 from warp_core.training.config import AdapterConfig
 
@@ -37,9 +38,6 @@ class Trainable(Protocol):
 
     def holding_sft(self) -> AbstractContextManager[None]:
         """Within the block the SFT policy is at hand, for many short uses of `at_sft`."""
-
-    def collect_gradients(self) -> None:
-        """After a backward pass: see that the masters' .grad holds the sum so far, in float32."""
 
     def spread_masters(self) -> None:
         """After an optimizer step: see that the model computes with the new masters."""
@@ -69,13 +67,8 @@ class LoraTrainable:
                 self.masters[f"{name}.a_RI"] = layer.a_RI
 
     def sampling(self) -> AbstractContextManager[None]:
-        """Fold base + B A into one dense weight per layer for the time of the block.
-
-        Not below float32: there W + B A rounds a small update away, and the model that samples must be the one whose
-        log-probabilities are trained.
-        """
-        mode: Mode = "folded" if self.policy.dtype == torch.float32 else "lora"
-        return in_mode(list(self.layers.values()), mode)
+        """Prepare what is not an adapted layer, which is the head; the base is held in its fast layout already."""
+        return fast_inference(self.policy)
 
     @contextmanager
     def at_anchor(self, ema: Mapping[str, torch.Tensor]) -> Iterator[None]:
@@ -90,9 +83,6 @@ class LoraTrainable:
     def holding_sft(self) -> AbstractContextManager[None]:
         """The base is always at hand."""
         return nullcontext()
-
-    def collect_gradients(self) -> None:
-        """Nothing to do: the masters are what the model computes with."""
 
     def spread_masters(self) -> None:
         """Nothing to do: the masters are what the model computes with."""
@@ -121,23 +111,27 @@ class FullTrainable:
         self.policy = policy
         self.live: Tensors = dict(policy.model.named_parameters())
         self.masters: Tensors = self.live
-        if dtype != torch.float32:
-            self.masters = {name: live.detach().clone().requires_grad_(True) for name, live in self.live.items()}
-            for live in self.live.values():
-                # Parameters alone: rotary frequencies stay float32, as in a model that is loaded in `dtype`.
-                live.data = live.data.to(dtype)
         for parameter in self.live.values():
             parameter.requires_grad_(True)
+        if dtype != torch.float32:
+            self.masters = {name: live.detach().clone().requires_grad_(True) for name, live in self.live.items()}
+            for name, live in self.live.items():
+                # Parameters alone: rotary frequencies stay float32, as in a model that is loaded in `dtype`.
+                live.data = live.data.to(dtype)
+                live.register_post_accumulate_grad_hook(_moves_gradient_to(self.masters[name]))
         self._sft_folder, self._keep_sft = sft_folder, keep_sft
         self._sft: Tensors | None = None
 
     def sampling(self) -> AbstractContextManager[None]:
-        """The model samples from its weights as they are."""
-        return nullcontext()
+        """Lay the weights out anew for the time of the block, in which there are no gradients."""
+        return fast_inference(self.policy)
 
-    def at_anchor(self, ema: Mapping[str, torch.Tensor]) -> AbstractContextManager[None]:
+    @contextmanager
+    def at_anchor(self, ema: Mapping[str, torch.Tensor]) -> Iterator[None]:
         """Point the weights at the EMA, cast to the compute dtype where that differs."""
-        return pointed_at(self.policy.model, {name: ema[name].to(live.dtype) for name, live in self.live.items()})
+        anchor = {name: ema[name].to(live.dtype) for name, live in self.live.items()}
+        with plain_inference(self.policy), pointed_at(self.policy.model, anchor):
+            yield
 
     @contextmanager
     def at_sft(self) -> Iterator[None]:
@@ -145,7 +139,7 @@ class FullTrainable:
         if self._sft is None:
             self._sft = self._read_sft()
         try:
-            with pointed_at(self.policy.model, self._sft):
+            with plain_inference(self.policy), pointed_at(self.policy.model, self._sft):
                 yield
         finally:
             if not self._keep_sft:
@@ -166,25 +160,25 @@ class FullTrainable:
         sft = load_policy(self._sft_folder(), device=self.policy.device, dtype=self.policy.dtype)
         return {name: parameter.data for name, parameter in sft.model.named_parameters()}
 
-    def collect_gradients(self) -> None:
-        """Add low-precision gradients up in float32."""
-        if self.masters is self.live:
-            return
-        for name, live in self.live.items():
-            if live.grad is not None:
-                master = self.masters[name]
-                master.grad = live.grad.float() if master.grad is None else master.grad + live.grad
-                live.grad = None
-
     @torch.no_grad()
     def spread_masters(self) -> None:
         """Round the masters into the compute dtype."""
         if self.masters is not self.live:
-            for name, live in self.live.items():
-                live.copy_(self.masters[name])
+            torch._foreach_copy_(list(self.live.values()), list(self.masters.values()))
 
     def save(self, folder: Path) -> None:
         """Write config and float32 weights into an existing folder, under the names they have on the Hub."""
         masters = {name: master.detach() for name, master in self.masters.items()}
         with pointed_at(self.policy.model, masters):
             self.policy.model.save_pretrained(folder)
+
+
+def _moves_gradient_to(master: torch.Tensor) -> Callable[[torch.Tensor], None]:
+    """A hook for a low-precision weight: its gradient is added up in float32 and let go of, one weight at a time."""
+
+    def hook(live: torch.Tensor) -> None:
+        if live.grad is not None:
+            master.grad = live.grad.float() if master.grad is None else master.grad.add_(live.grad)
+            live.grad = None
+
+    return hook
