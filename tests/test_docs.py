@@ -18,7 +18,7 @@ from warp_core.service.fake import FakeEngine
 ENGINE_OF_THE_PAGES, TOKEN_OF_THE_PAGES = "http://127.0.0.1:8765", "choose-one"
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "bench" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 CONFIG = """
 model.name = "init"
@@ -139,7 +139,7 @@ def test_the_tests_that_promises_name_exist():
 def test_the_file_tree_is_complete():
     table = text_of(README).partition("## What is where")[2].partition("\n## ")[0]
     named = {path.rstrip("/") for path in re.findall(r"`([\w./]+)`", table.replace("`demo.toml`", ""))} - {"make"}
-    there = {"app", "assets", "scripts", "tests", "docs", ".ci/run"}
+    there = {"app", "assets", "bench", "scripts", "tests", "docs", ".ci/run"}
     there |= {
         f"warp_core/{path.name}"
         for path in (ROOT / "warp_core").iterdir()
@@ -171,7 +171,8 @@ def test_pages_are_plain_ascii_and_name_no_place_of_ours(page):
 
 def test_packages_in_the_requirements_have_their_reason():
     reasons = text_of(ROOT / "docs" / "dependencies.md")
-    lines = text_of(ROOT / "requirements.txt").splitlines() + text_of(ROOT / "requirements-dev.txt").splitlines()
+    files = ("requirements.txt", "requirements-dev.txt", "requirements-bench.txt")
+    lines = [line for name in files for line in text_of(ROOT / name).splitlines()]
     names = [re.split(r"[=<>~]", line)[0] for line in lines if line and not line.startswith(("#", "-"))]
     assert [name for name in names if not re.search(rf"\b{name}\b", reasons)] == []
 

@@ -24,7 +24,8 @@ BELOW: dict[str, set[str]] = {
     "evaluation": {"workspace", "weights", "rewards", "policy"},
     "training": {"workspace", "weights", "rewards", "policy", "evaluation"},
     "service": {"slerp", "workspace", "weights", "rewards", "policy", "evaluation", "training"},
-    "commands": {"workspace", "weights", "rewards", "policy", "evaluation", "training", "service"},
+    "studies": {"workspace", "weights", "rewards", "policy", "evaluation", "training"},
+    "commands": {"workspace", "weights", "rewards", "policy", "evaluation", "training", "studies", "service"},
     "cli": {"workspace", "weights", "rewards", "policy", "evaluation", "training", "service", "commands"},
     "__main__": {"cli"},
 }
@@ -44,6 +45,7 @@ FOR_THE_APP = {
 }
 HEAVY = {"torch", "transformers", "peft", "safetensors"}
 DRAWING = {f"{ENGINE}/evaluation/{name}.py" for name in ("report", "page", "picture", "series")}
+DRAWING |= {f"{ENGINE}/studies/page.py"}
 
 
 def sources(folder: str) -> list[Path]:
@@ -157,9 +159,14 @@ def test_the_engine_does_not_know_the_app():
     assert users_of("app", ENGINE) == set()
 
 
-@pytest.mark.parametrize("folder", [ENGINE, "scripts"])
+@pytest.mark.parametrize("folder", [ENGINE, "scripts", "bench"])
 def test_the_engine_does_not_know_the_tests(folder: str):
     assert users_of("tests", folder) == set()
+
+
+@pytest.mark.parametrize("folder", [ENGINE, "app", "scripts"])
+def test_nobody_needs_the_benches(folder: str):
+    assert users_of("bench", folder) == set()
 
 
 def test_the_command_line_starts_without_heavy_libraries():
