@@ -229,6 +229,11 @@ def _front(commands: Any) -> None:
     one.add_argument("--to-init", action="store_true", help="also the curves towards each later iteration's own init")
     one.add_argument("--html", metavar="F", help="write the plot to this file")
     one.add_argument("--csv", metavar="F", help="write the table to this file")
+    one.add_argument(
+        "--reference",
+        metavar="POINT",
+        help="show differences to this point: sft, policy-1, slerp:0.3, 2/slerp:0.3 in iteration 2 (default: sft)",
+    )
     _measuring(one)
     # A run says itself how it is measured, unless the command line says otherwise.
     names = ("dtype", "prompts", "samples", "kl", "max_new_tokens", "temperature", "seed")

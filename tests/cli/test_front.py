@@ -125,6 +125,39 @@ def test_the_plot_and_the_table_are_written_where_asked(cli, front, tmp_path):
     assert [row["dominated"] for row in rows] == [json.dumps(p["dominated"]) for p in found]
 
 
+def test_every_point_is_compared_on_the_same_prompts(cli, front, tiny):
+    found = cli(*front, "--json").json["points"]
+    by_key = {point["key"]: point for point in found}
+    sft, merges = found[0], [point for point in found if point["kind"] == "merge"]
+    assert sft["to_reference"] is None
+    for point in found[1:]:
+        beside = point["to_reference"]
+        assert beside["to"] == sft["key"]
+        assert beside["reward"] == pytest.approx(point["reward"] - sft["reward"], abs=1e-12)
+        assert beside["kl"] == pytest.approx(point["kl"], abs=1e-12)
+        assert beside["kl_se"] == pytest.approx(point["kl_se"], abs=1e-12)  # the KL of the SFT policy is 0 everywhere
+    assert [by_key[point["to_previous"]["to"]]["eta"] for point in merges[1:]] == [0.0, 0.5]
+    # At eta = 0 the merge is the SFT policy, with the same samples: nothing differs, and that is certain.
+    assert [merges[0]["to_reference"][name] for name in ("reward", "reward_se", "kl", "kl_se")] == [0, 0, 0, 0]
+    assert merges[1]["to_reference"]["reward_se"] > 0
+
+
+def test_another_point_to_compare_with(cli, front, tmp_path):
+    found = cli(*front, "--reference", "slerp:0.5", "--json", "--csv", tmp_path / "front.csv").json["points"]
+    (base,) = (point for point in found if point["eta"] == 0.5)
+    assert base["to_reference"] is None
+    assert {point["to_reference"]["to"] for point in found if point is not base} == {base["key"]}
+    with (tmp_path / "front.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["kl_to_reference"] or 0) for row in rows] == pytest.approx([p["kl"] - base["kl"] for p in found])
+    said = cli(*front, "--reference", "policy-2").out
+    assert "Differences on the same prompts and noise: less policy 2; step: less the point before on the" in said
+    wrong = cli(*front, "--reference", "slerp:0.7")
+    assert wrong.code == 2
+    named = "sft, policy-1, policy-2, slerp:0, slerp:0.5, slerp:1.5"
+    assert wrong.err.splitlines()[-1].endswith(f"--reference slerp:0.7: no point of this front: choose from {named}")
+
+
 def test_models_in_half_precision_have_a_front(cli, tmp_path, asked):
     import torch
 

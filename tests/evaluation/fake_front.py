@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from warp_core.evaluation.points import Point
+from warp_core.evaluation.paired import Comparison, compare_front
+from warp_core.evaluation.points import Point, Sample
+from warp_core.evaluation.series import make_front
 from warp_core.weights.recipes import Recipe
 
 
@@ -36,3 +38,15 @@ POINTS = [*RUN, *reversed(SLERP), TWO, *LERP, ONE, SFT]
 HOSTILE = (
     '<img src=x onerror="alert(1)"></script><script>alert(2)</script><a href="http://evil.example">\x1b[31m\u202e\n'
 )
+
+
+def compared(points: list[Point]) -> dict[str, Comparison]:
+    """Differences of points whose n-th has reward n on one prompt and 3 n on another, and a KL of 3 n on both."""
+    samples = {
+        point.key: [
+            Sample(prompt=prompt, completion="x", reward=slope * n, kl=3 * n, num_tokens=1)
+            for prompt, slope in (("p", 1.0), ("q", 3.0))
+        ]
+        for n, point in enumerate(points)
+    }
+    return compare_front(make_front(points), samples)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.fake_front import HOSTILE, LERP, ONE, POINTS, SFT, SLERP, TWO, merge, point
+from tests.evaluation.fake_front import HOSTILE, LERP, ONE, POINTS, SFT, SLERP, TWO, compared, merge, point
 from warp_core.evaluation.page import front_figure, write_front_html
 
 
@@ -120,3 +120,15 @@ def test_the_page_is_written_whole_or_not(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no points"):
         write_front_html(tmp_path / "a.html", [])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_differences_are_a_table_of_their_own(tmp_path: Path) -> None:
+    points = [SFT, *SLERP[:2]]
+    write_front_html(tmp_path / "front.html", points, comparisons=compared(points))
+    text = (tmp_path / "front.html").read_text(encoding="utf-8")
+    table = text.partition("Differences on the same prompts and noise: less SFT policy;")[2]
+    cells = re.findall("<td>([^<]*)</td>", table)
+    first, step = ["+2.00 \u00b1 1.00", "+3.00 \u00b1 0.00"], ["+4.00 \u00b1 2.00", "+6.00 \u00b1 0.00"]
+    assert cells == ["1", "0.3", *first, *first, "1", "0.5", *step, *first]
+    write_front_html(tmp_path / "plain.html", points)
+    assert "Differences on" not in (tmp_path / "plain.html").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluation.fake_front import HOSTILE, POINTS, RUN, SFT, SLERP, merge, point
+from tests.evaluation.fake_front import HOSTILE, POINTS, RUN, SFT, SLERP, compared, merge, point
 from warp_core.errors import WorkspaceError
 from warp_core.evaluation.report import CSV_FIELDS, front_table, write_front_csv
 
@@ -25,6 +25,35 @@ def test_the_table_is_aligned_and_says_how_it_was_measured() -> None:
         "* on the Pareto front; +- is one standard error.",
         "KL by the exact estimator; n = 80 completions each, seed 0.",
         "Hypervolume 2.33 against KL 3.50, reward 0.80.",
+    ]
+
+
+def test_differences_follow_the_table() -> None:
+    lines = front_table([SFT, *SLERP[:2]], comparisons=compared([SFT, *SLERP[:2]])).splitlines()
+    assert lines[9:] == [
+        "",
+        "Differences on the same prompts and noise: less SFT policy; step: less the point before on the",
+        "curve.",
+        "",
+        "  model     it  eta         reward      KL (nats)   step: reward       step: KL",
+        "-" * 79,
+        "  SLERP      1  0.3  +2.00 +- 1.00  +3.00 +- 0.00  +2.00 +- 1.00  +3.00 +- 0.00",
+        "  SLERP      1  0.5  +4.00 +- 2.00  +6.00 +- 0.00  +2.00 +- 1.00  +3.00 +- 0.00",
+    ]
+
+
+def test_differences_are_columns_of_the_csv(tmp_path: Path) -> None:
+    write_front_csv(tmp_path / "front.csv", [*RUN, SFT, *SLERP[:2]], comparisons=compared([SFT, *SLERP[:2]]))
+    with (tmp_path / "front.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = [
+        f"{what}_to_{to}{se}" for to in ("reference", "previous") for what in ("reward", "kl") for se in ("", "_se")
+    ]
+    assert [[row[name] for name in names] for row in rows] == [
+        [""] * 8,
+        ["2.0", "1.0", "3.0", "0.0", "2.0", "1.0", "3.0", "0.0"],
+        ["4.0", "2.0", "6.0", "0.0", "2.0", "1.0", "3.0", "0.0"],
+        *[[""] * 8] * len(RUN),
     ]
 
 

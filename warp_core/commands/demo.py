@@ -3,13 +3,15 @@
 import time
 import webbrowser
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 
 from warp_core.commands.answer import Answer
 from warp_core.commands.console import has_screen, say
-from warp_core.commands.front import front_document, measure_run
+from warp_core.commands.front import compare_points, front_document, measure_run, samples_of_run
 from warp_core.commands.progress import Clock, duration
 from warp_core.commands.run import require_usable, train_with_progress
+from warp_core.evaluation.paired import Comparison
 from warp_core.evaluation.points import Point
 from warp_core.evaluation.report import front_table, write_front_csv, write_front_html
 from warp_core.policy.model import pick_device
@@ -43,12 +45,14 @@ def demo(args: Namespace) -> Answer:
     run = train_with_progress(config, out, resume=run.about_file.exists(), clock=clock)
     clock.todo["step"] = 0  # all done, in this session or before
     points = measure_run(run, config, clock=clock)
-    html = _write_results(run, points)
+    comparisons = compare_points(points, samples_of_run(run, points))
+    html = _write_results(run, points, comparisons)
     say(f"done after {duration(time.monotonic() - started)}; everything is in {run.path}")
     if not args.headless and has_screen():
         webbrowser.open(html.resolve().as_uri())
-    document = front_document(points) | {"out": str(run.path), "html": str(html), "csv": str(run.path / "front.csv")}
-    text = f"{front_table(points)}\n\nplot:  {html}\ntable: {run.path / 'front.csv'}"
+    files = {"out": str(run.path), "html": str(html), "csv": str(run.path / "front.csv")}
+    document = front_document(points, comparisons=comparisons) | files
+    text = f"{front_table(points, comparisons=comparisons)}\n\nplot:  {html}\ntable: {run.path / 'front.csv'}"
     return Answer(document=document, text=text)
 
 
@@ -57,9 +61,10 @@ def _device() -> str:
     return "the CPU" if device.type == "cpu" else f"the GPU ({device})"
 
 
-def _write_results(run: RunFolder, points: list[Point]) -> Path:
-    write_json_atomic(run.path / "front.json", front_document(points))
-    write_front_csv(run.path / "front.csv", points)
+def _write_results(run: RunFolder, points: list[Point], comparisons: Mapping[str, Comparison]) -> Path:
+    write_json_atomic(run.path / "front.json", front_document(points, comparisons=comparisons))
+    write_front_csv(run.path / "front.csv", points, comparisons=comparisons)
     html = run.path / "front.html"
-    write_front_html(html, points, title=TITLE, reward_label="Reward (sentiment, log-odds of positive)")
+    named = {"title": TITLE, "reward_label": "Reward (sentiment, log-odds of positive)"}
+    write_front_html(html, points, comparisons=comparisons, **named)
     return html

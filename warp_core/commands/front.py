@@ -1,7 +1,7 @@
 """The command `front`: reward-vs-KL fronts of a run, or of any init and policies."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from warp_core.commands.measure import evaluation_asked, reward_asked, shared_re
 from warp_core.commands.progress import Clock, describe, duration, say
 from warp_core.errors import CheckpointError, ConfigError
 from warp_core.evaluation.fronts import default_reference, hypervolume
-from warp_core.evaluation.points import Point
+from warp_core.evaluation.paired import Comparison, Samples, compare_front
+from warp_core.evaluation.points import Point, Sample
 from warp_core.evaluation.report import front_table, write_front_csv, write_front_html
-from warp_core.evaluation.series import Front, make_front
+from warp_core.evaluation.series import Front, make_front, reference_name
 from warp_core.evaluation.sweep import Ask, Sweep
 from warp_core.policy.loading import open_all, open_model
 from warp_core.policy.model import pick_device
@@ -29,7 +30,7 @@ from warp_core.workspace.results import Results
 from warp_core.workspace.runs import RunFolder
 from warp_core.workspace.sources import resolve_model
 
-__all__ = ["front", "front_document", "measure_run"]
+__all__ = ["compare_points", "front", "front_document", "measure_run", "samples_of_run"]
 
 # Options that a run answers with its own configuration where the command line says nothing.
 MEASURING = ("dtype", "prompts", "samples", "kl", "max_new_tokens", "temperature", "seed")
@@ -42,11 +43,12 @@ def front(args: Namespace) -> Answer:
     files = {option: Path(getattr(args, option)) for option in writers if getattr(args, option) is not None}
     for file in files.values():
         require_file_place(file)
-    points = _front_of_run(args) if args.run else _front_of_models(args)
-    document = front_document(points)
+    points, samples = _front_of_run(args) if args.run else _front_of_models(args)
+    comparisons = compare_points(points, samples, reference=args.reference)
+    document = front_document(points, comparisons=comparisons)
     for option, file in files.items():
-        writers[option](file, points)
-    return Answer(document=document, text=front_table(points))
+        writers[option](file, points, comparisons=comparisons)
+    return Answer(document=document, text=front_table(points, comparisons=comparisons))
 
 
 def _require_one_subject(args: Namespace) -> None:
@@ -59,11 +61,41 @@ def _require_one_subject(args: Namespace) -> None:
             raise ConfigError(f"front: --{option} does not go with {'--init' if args.init else 'a RUN'}: leave it out")
 
 
-def front_document(points: Sequence[Point]) -> dict[str, Any]:
-    """Return what `front --json` prints: measured points with `dominated`, the hypervolume and its reference."""
+def compare_points(points: Sequence[Point], samples: Samples, *, reference: str | None = None) -> dict[str, Comparison]:
+    """Return the points, by `Point.key`, beside a reference and along their curves.
+
+    Args:
+        points: of one front.
+        samples: of each point, by its key.
+        reference: the name of a point as `front --reference` has it; None for the SFT policy.
+
+    Raises:
+        ConfigError: no point, or more than one, has that name.
+    """
+    found = make_front(points)
+    base = None
+    if reference is not None:
+        named: dict[str, list[Point]] = {}
+        for point in found.points:
+            named.setdefault(reference_name(point), []).append(point)
+        # A run with one iteration needs no number in front.
+        places = [point for name, at in named.items() if reference in (name, name.partition("/")[2]) for point in at]
+        if len(places) != 1:
+            what = f"{len(places)} points of this front have that name" if places else "no point of this front"
+            raise ConfigError(f"--reference {reference}: {what}: choose from {', '.join(named)}")
+        base = places[0]
+    return compare_front(found, samples, reference=base)
+
+
+def front_document(points: Sequence[Point], *, comparisons: Mapping[str, Comparison] | None = None) -> dict[str, Any]:
+    """Return what `front --json` prints: measured points with `dominated`, the hypervolume and its reference.
+
+    comparisons: of the points, by `Point.key`, as `to_reference` and `to_previous` of each.
+    """
     found = make_front(points)
     measured = [
-        point.to_json() | {"dominated": flag} for point, flag in zip(found.points, found.dominated, strict=True)
+        point.to_json() | {"dominated": flag} | _beside(point, comparisons)
+        for point, flag in zip(found.points, found.dominated, strict=True)
     ]
     training = [point.to_json() for point in points if point.kind == "training"]
     return {
@@ -73,6 +105,15 @@ def front_document(points: Sequence[Point]) -> dict[str, Any]:
         "hypervolumes": _hypervolumes(found),
         "reference": list(default_reference(found.points)),
     }
+
+
+def _beside(point: Point, comparisons: Mapping[str, Comparison] | None) -> dict[str, Any]:
+    """The differences of a point for JSON, null where there is nothing to subtract; none where none were asked for."""
+    if comparisons is None:
+        return {}
+    found = comparisons.get(point.key, Comparison())
+    both = {"to_reference": found.to_reference, "to_previous": found.to_previous}
+    return {"key": point.key} | {name: one and one.to_json() for name, one in both.items()}
 
 
 def _hypervolumes(found: Front) -> list[dict[str, Any]]:
@@ -93,7 +134,22 @@ def _hypervolumes(found: Front) -> list[dict[str, Any]]:
     ]
 
 
-def _front_of_run(args: Namespace) -> list[Point]:
+def _samples_of(store: Results, points: Sequence[Point]) -> Samples:
+    """Return the stored samples of the measured points."""
+    keys = {point.key for point in points if point.kind != "training"}
+    return {key: [Sample.from_json(sample) for sample in store.samples(key)] for key in keys}
+
+
+def samples_of_run(run: RunFolder, points: Sequence[Point]) -> Samples:
+    """Return the samples of a run's measured points, by `Point.key`."""
+    store = Results(run.results_file)
+    try:
+        return _samples_of(store, points)
+    finally:
+        store.close()
+
+
+def _front_of_run(args: Namespace) -> tuple[list[Point], Samples]:
     run, config = reopen(find_run(args.run))
     if args.num_prompts is None and args.prompts is None:
         prompts = held_out_prompts(str(run.prompts_file("evaluation")), config)
@@ -110,7 +166,8 @@ def _front_of_run(args: Namespace) -> list[Point]:
     )
     otherwise = any(getattr(args, option) is not None for option in (*MEASURING, "reward", "num_prompts")) or args.chat
     # The curves of training were measured in the run's own way: beside other measurements they would mislead.
-    return [point for point in points if point.kind != "training"] if otherwise else points
+    shown = [point for point in points if point.kind != "training"] if otherwise else points
+    return shown, samples_of_run(run, shown)
 
 
 def _as_asked(config: WarpConfig, args: Namespace) -> WarpConfig:
@@ -246,7 +303,7 @@ def _sweep_points(sweep: Sweep, recipes: Sequence[tuple[str, Recipe]], clock: Cl
     return points
 
 
-def _front_of_models(args: Namespace) -> list[Point]:
+def _front_of_models(args: Namespace) -> tuple[list[Point], Samples]:
     for name, value in args.unless_said.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -270,6 +327,7 @@ def _front_of_models(args: Namespace) -> list[Point]:
             granularity=args.granularity or "layer",
             both_ends=args.to_init,
         )
-        return _sweep_points(sweep, recipes, None)
+        points = _sweep_points(sweep, recipes, None)
+        return points, _samples_of(store, points)
     finally:
         store.close()

@@ -4,11 +4,12 @@ Nothing in the page comes from anywhere else: a content security policy forbids 
 model wrote is escaped, both for HTML and for the small markup language of plotly's labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from warp_core.evaluation.paired import Comparison, difference_note, difference_rows
 from warp_core.evaluation.points import Point
 from warp_core.evaluation.series import (
     Front,
@@ -55,7 +56,7 @@ th:first-child, td:first-child {{ text-align: left; padding-left: 2px; }}
 td:first-child {{ max-width: 280px; overflow: hidden; text-overflow: ellipsis; }}
 tr.dominated td {{ color: #7a838d; }}
 .dot {{ display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 8px; }}
-.note {{ color: {MUTED}; font-size: 12px; }}
+.note {{ color: {MUTED}; font-size: 13px; margin: 24px 0 0; }}
 @media print {{ main {{ padding: 0; }} .modebar {{ display: none; }} tr {{ break-inside: avoid; }} }}
 """
 
@@ -67,10 +68,12 @@ def write_front_html(
     title: str = "Reward against KL",
     reference: tuple[float, float] | None = None,
     reward_label: str = "Reward",
+    comparisons: Mapping[str, Comparison] | None = None,
 ) -> None:
     """Write the page: title, caption, plot (`front_figure`), table. About 5 MB, nearly all of it plotly.js.
 
     reference: (KL, reward) of the hypervolume, by default `fronts.default_reference`. reward_label: the reward axis.
+    comparisons: a second table, of the differences between points (see `paired.compare_front`).
     Raises ValueError if there is no measured point, WorkspaceError if the file cannot be written.
     """
     front, title = make_front(points, reference=reference), plain(title)
@@ -101,6 +104,7 @@ def write_front_html(
 <p class="caption">{escape(f"{how_measured(front)}; bars: one standard error. {hypervolume_note(front)}")}</p>
 <div class="plot">{plot}</div>
 {_table(front)}
+{_differences(front, comparisons or {})}
 </main>
 </body>
 </html>
@@ -274,12 +278,9 @@ def _lay_out(figure: "go.Figure", front: Front, reward_label: str) -> None:
 
 def _table(front: Front) -> str:
     heads = ["Model", "Iteration", "eta", "Reward", "KL (nats)", "Tokens", "Diversity", "n", "Front"]
-    colors = {id(p): s.color for s in front.series for p in s.members}
     rows = []
     for point, flag in zip(front.points, front.dominated, strict=True):
         cells = [
-            "-" if point.iteration is None else str(point.iteration),
-            "-" if point.eta is None else f"{point.eta:.4g}",
             with_error(point.reward, point.reward_se, sign=_PLUS_MINUS),
             with_error(point.kl, point.kl_se, sign=_PLUS_MINUS),
             number(point.length),
@@ -287,9 +288,32 @@ def _table(front: Front) -> str:
             str(point.n),
             "" if flag else "\u2713",
         ]
-        name = f'<td><span class="dot" style="background:{colors[id(point)]}"></span>{escape(label(point))}</td>'
-        cell_text = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        rows.append(f'<tr class="{"dominated" if flag else "front"}">{name}{cell_text}</tr>')
+        rows.append(_row(front, point, cells, "dominated" if flag else "front"))
+    return _as_table(heads, rows)
+
+
+def _differences(front: Front, comparisons: Mapping[str, Comparison]) -> str:
+    note = difference_note(comparisons)
+    if not note:
+        return ""
+    heads = ["Model", "Iteration", "eta", "Reward", "KL (nats)", "Step: reward", "Step: KL"]
+    rows = [
+        _row(front, point, cells, "difference")
+        for point, cells in difference_rows(front, comparisons, sign=_PLUS_MINUS)
+    ]
+    return f'<p class="note">{escape(note)}</p>\n{_as_table(heads, rows)}'
+
+
+def _row(front: Front, point: Point, cells: Sequence[str], look: str) -> str:
+    """A row that begins with what the point is: its colour and name, iteration, eta."""
+    color = next(s.color for s in front.series if any(p is point for p in s.members))
+    name = f'<td><span class="dot" style="background:{color}"></span>{escape(label(point))}</td>'
+    place = ["-" if point.iteration is None else str(point.iteration), "-" if point.eta is None else f"{point.eta:.4g}"]
+    cell_text = "".join(f"<td>{escape(cell)}</td>" for cell in [*place, *cells])
+    return f'<tr class="{look}">{name}{cell_text}</tr>'
+
+
+def _as_table(heads: Sequence[str], rows: Sequence[str]) -> str:
     header = "".join(f"<th>{head}</th>" for head in heads)
     return (
         f'<div class="table"><table><thead><tr>{header}</tr></thead><tbody>\n'

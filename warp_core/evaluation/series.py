@@ -20,6 +20,7 @@ __all__ = [
     "make_front",
     "number",
     "plain",
+    "reference_name",
     "with_error",
 ]
 
@@ -104,6 +105,18 @@ def label(point: Point) -> str:
         f"policy {plain(point.run).removeprefix('policy-')[:40]}" if point.run else plain(_shortened(str(point.policy)))
     )
     return f"{name}, step {point.step}" if point.step is not None and point.kind == "training" else name
+
+
+def reference_name(point: Point) -> str:
+    """What `front --reference` calls a measured point: "sft", "1/policy-2", "2/slerp:0.3", "2/slerp:0.3:to-init"."""
+    if point.kind == "sft":
+        return "sft"
+    name = plain(point.run or str(point.policy))
+    if point.recipe is not None:
+        name = f"{point.method}:{point.eta:g}"
+        # From the second iteration on a curve may lead to the init of its own iteration instead.
+        name += "" if point.recipe.get("towards") or (point.iteration or 1) == 1 else ":to-init"
+    return name if point.iteration is None else f"{point.iteration}/{name}"
 
 
 def how_measured(front: Front) -> str:
