@@ -88,7 +88,8 @@ def run(names: Sequence[str], settings: Settings, options: argparse.Namespace) -
     """Run benches one after the other and keep their rows; the exit code."""
     document = begin_document(settings)
     whole = set(names) == set(BENCHES) and not settings.quick
-    out = options.out or (RESULTS / f"{document.date[:10]}.json" if whole else None)
+    partial = RESULTS / f"{document.date[:10]}.partial.json"
+    out = options.out or (partial if whole else None)
     try:
         for name in ["limits", *(name for name in names if name != "limits")]:
             began = time.monotonic()
@@ -101,9 +102,8 @@ def run(names: Sequence[str], settings: Settings, options: argparse.Namespace) -
         return 130
     if whole:
         document = replace(document, complete=True)
-        save(document, out)
-        README.write_text(with_table(README.read_text(encoding="ascii"), document), encoding="ascii")
-        say(f"wrote {out} and the table of {README}")
+        save(document, options.out)
+        finish(document, partial)
     return 1 if document.problems else 0
 
 
@@ -111,6 +111,15 @@ def save(document: Document, out: Path | None) -> None:
     """Write what was measured so far, where it is to be kept."""
     if out is not None:
         write_document(out, document)
+
+
+def finish(document: Document, partial: Path) -> None:
+    """Publish a whole run: its dated JSON, and the table in bench/README.md."""
+    path = RESULTS / f"{document.date[:10]}.json"
+    write_document(path, document)
+    partial.unlink(missing_ok=True)
+    README.write_text(with_table(README.read_text(encoding="ascii"), document), encoding="ascii")
+    say(f"wrote {path} and the table of {README}")
 
 
 def tell(outcome: Outcome, seconds: float) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -57,10 +58,20 @@ def test_an_interrupt_keeps_what_was_measured(ran, tmp_path, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_a_whole_run_that_is_interrupted_stays_partial(ran, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "BENCHES", ("limits", "merge", "serving"))
+    assert run(tmp_path) == 130
+    (file,) = (tmp_path / "results").iterdir()
+    assert file.name.endswith(".partial.json")
+    assert json.loads(file.read_text(encoding="ascii"))["complete"] is False
+    assert "merge" not in (tmp_path / "README.md").read_text(encoding="ascii")
+
+
 def test_a_whole_run_is_dated_and_stands_in_the_readme(ran, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "BENCHES", ("limits", "merge"))
     assert run(tmp_path) == 0
-    (file,) = (tmp_path / "results").glob("20??-??-??.json")
+    (file,) = (tmp_path / "results").iterdir()
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d\.json", file.name)
     assert json.loads(file.read_text(encoding="ascii"))["complete"] is True
     assert "### merge" in (tmp_path / "README.md").read_text(encoding="ascii")
 
