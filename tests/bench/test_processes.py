@@ -32,7 +32,7 @@ time.sleep(0.5)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_the_memory_of_children_counts():
-    child = "import time; filled = bytearray(32 << 20); time.sleep(0.5)"
+    child = "import time; filled = bytearray(32 << 20); time.sleep(1.0)"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     assert run_measured([sys.executable, "-c", code]).private_mb > 33
 
