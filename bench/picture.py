@@ -44,7 +44,8 @@ def _pane(some: "Sequence[Series]", title: str, left: float) -> Iterator[str]:
     xs = [math.log10(spot.x) for series in some for spot in series.spots]
     ys = [math.log10(spot.seconds) for series in some for spot in series.spots]
     x_low, x_high = min(xs) - 0.05, max(xs) + 0.05
-    y_low, y_high = math.floor(min(ys)), math.ceil(max(ys) + 1e-9)
+    y_low = math.floor(min(ys))
+    y_high = max(math.ceil(max(ys)), y_low + 1)
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low)

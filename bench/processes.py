@@ -67,7 +67,7 @@ def run_measured(
     except BaseException as error:
         for one in [*_children(process.pid), process]:
             one.kill()
-        process.wait()
+        process.communicate()
         if isinstance(error, subprocess.TimeoutExpired):
             raise ProcessError(f"{_named(command)} took longer than {timeout_s:.0f} s") from error
         raise
