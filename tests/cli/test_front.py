@@ -151,7 +151,7 @@ def test_another_point_to_compare_with(cli, front, tmp_path):
         rows = list(csv.DictReader(file))
     assert [float(row["kl_to_reference"] or 0) for row in rows] == pytest.approx([p["kl"] - base["kl"] for p in found])
     said = cli(*front, "--reference", "policy-2").out
-    assert "Differences on the same prompts and noise: less policy 2; step: less the point before on the" in said
+    assert "Differences on the same prompts and noise: less policy 2; step: less the point before." in said
     wrong = cli(*front, "--reference", "slerp:0.7")
     assert wrong.code == 2
     named = "sft, policy-1, policy-2, slerp:0, slerp:0.5, slerp:1.5"

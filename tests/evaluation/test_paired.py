@@ -76,7 +76,7 @@ def test_another_reference() -> None:
     assert base is not None
     assert (base.to, base.reward.mean) == (THERE, -1.5)
     assert difference_note(found) == (
-        "Differences on the same prompts and noise: less SLERP at eta 0.5; step: less the point before on the curve."
+        "Differences on the same prompts and noise: less SLERP at eta 0.5; step: less the point before."
     )
 
 

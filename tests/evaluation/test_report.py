@@ -32,8 +32,7 @@ def test_differences_follow_the_table() -> None:
     lines = front_table([SFT, *SLERP[:2]], comparisons=compared([SFT, *SLERP[:2]])).splitlines()
     assert lines[9:] == [
         "",
-        "Differences on the same prompts and noise: less SFT policy; step: less the point before on the",
-        "curve.",
+        "Differences on the same prompts and noise: less SFT policy; step: less the point before.",
         "",
         "  model     it  eta         reward      KL (nats)   step: reward       step: KL",
         "-" * 79,

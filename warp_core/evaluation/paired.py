@@ -134,7 +134,7 @@ def difference_note(comparisons: Mapping[str, Comparison]) -> str:
         return ""
     at = f" at eta {bases[0].eta:.4g}" if bases and bases[0].eta is not None else ""
     ours = f"less {label(bases[0])}{at}; " if bases else ""
-    return f"Differences on the same prompts and noise: {ours}step: less the point before on the curve."
+    return f"Differences on the same prompts and noise: {ours}step: less the point before."
 
 
 def _cells(found: Difference | None, sign: str) -> tuple[str, str]:
