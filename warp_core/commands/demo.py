@@ -65,6 +65,6 @@ def _write_results(run: RunFolder, points: list[Point], comparisons: Mapping[str
     write_json_atomic(run.path / "front.json", front_document(points, comparisons=comparisons))
     write_front_csv(run.path / "front.csv", points, comparisons=comparisons)
     html = run.path / "front.html"
-    named = {"title": TITLE, "reward_label": "Reward (sentiment, log-odds of positive)"}
-    write_front_html(html, points, comparisons=comparisons, **named)
+    reward = "Reward (sentiment, log-odds of positive)"
+    write_front_html(html, points, title=TITLE, reward_label=reward, comparisons=comparisons)
     return html

@@ -39,15 +39,16 @@ MEASURING = ("dtype", "prompts", "samples", "kl", "max_new_tokens", "temperature
 def front(args: Namespace) -> Answer:
     """Measure the fronts of a run, or of any init and policies."""
     _require_one_subject(args)
-    writers = {"html": write_front_html, "csv": write_front_csv}
-    files = {option: Path(getattr(args, option)) for option in writers if getattr(args, option) is not None}
+    files = {option: Path(getattr(args, option)) for option in ("html", "csv") if getattr(args, option) is not None}
     for file in files.values():
         require_file_place(file)
     points, samples = _front_of_run(args) if args.run else _front_of_models(args)
     comparisons = compare_points(points, samples, reference=args.reference)
     document = front_document(points, comparisons=comparisons)
-    for option, file in files.items():
-        writers[option](file, points, comparisons=comparisons)
+    if "html" in files:
+        write_front_html(files["html"], points, comparisons=comparisons)
+    if "csv" in files:
+        write_front_csv(files["csv"], points, comparisons=comparisons)
     return Answer(document=document, text=front_table(points, comparisons=comparisons))
 
 
