@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from warp_core.evaluation.evaluate import KEPT_NUMEL
+from warp_core.policy.decoding import Decoder
+from warp_core.policy.inference import make_decoder
 from warp_core.policy.model import Policy
 from warp_core.policy.prompts import PromptBatch
 from warp_core.policy.sampling import Completions, GumbelSampler, completion_mask
@@ -80,7 +82,7 @@ class TokenStream:
             list(seeds) * len(prompt.texts), temperature=temperature, keep=numel <= KEPT_NUMEL
         )
         self._columns: list[torch.Tensor] = []
-        self._cache = DynamicCache(config=policy.model.config) if policy.shares_prefix else None
+        self._decoder: Decoder | None = None
         self._ended_B = torch.zeros(rows, dtype=torch.bool, device=policy.device)
         self._eos = torch.tensor(policy.eos_ids, dtype=torch.int64, device=policy.device)
         self._texts = [GrowingText(policy.tokenizer) for _ in range(rows)]
@@ -117,24 +119,25 @@ class TokenStream:
                 self.has_ended[row] = True
 
     def _next_logits(self) -> torch.Tensor:
-        """Logits of the next token. One text has no padding, so neither mask nor positions are needed."""
-        model, ids_BP = self._policy.model, self._prompt.ids_BP
+        """Logits of the next token."""
+        prompt = self._prompt
+        if not self._columns:
+            # Made within, where it is known whether the rows of a batch are different models.
+            self._decoder = make_decoder(self._policy, max_new_tokens=self._max_new_tokens)
+            if self._decoder is not None:
+                return self._decoder.prefill(prompt.ids_BP, prompt.mask_BP, copies=self._copies)
+        if self._decoder is not None:
+            return self._decoder.step(self._columns[-1])
+        # A model with a memory of its own kind: it reads everything again, which is slow and right.
+        ids_BP = prompt.ids_BP.repeat_interleave(self._copies, dim=0)
+        ids_BS = torch.cat([ids_BP, *(column[:, None] for column in self._columns)], dim=1)
         extra = {"logits_to_keep": 1} if self._policy.keeps_logits else {}
-        if self._cache is None:
-            # A model with a memory of its own kind: it reads everything again, which is slow and right.
-            ids_BP = ids_BP.repeat_interleave(self._copies, dim=0)
-            ids = torch.cat([ids_BP, *(column[:, None] for column in self._columns)], dim=1)
-            return model(input_ids=ids, use_cache=False, **extra).logits[:, -1]
-        ids = self._columns[-1][:, None] if self._columns else ids_BP
-        logits_BV = model(input_ids=ids, past_key_values=self._cache, use_cache=True, **extra).logits[:, -1]
-        if not self._columns and self._copies > 1:
-            self._cache.batch_repeat_interleave(self._copies)
-            logits_BV = logits_BV.repeat_interleave(self._copies, dim=0)
-        return logits_BV
+        logits_BSV: torch.Tensor = self._policy.model(input_ids=ids_BS, use_cache=False, **extra).logits
+        return logits_BSV[:, -1]
 
     def completions(self) -> Completions:
         """Return what was drawn; all rows are the one prompt, which may be computed once for all of them."""
-        self._cache = None
+        self._decoder = None
         tokens_BT = torch.stack(self._columns, dim=1)
         mask_BT = completion_mask(tokens_BT, self._policy.eos_ids)
         rows = len(tokens_BT)

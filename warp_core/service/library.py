@@ -22,7 +22,7 @@ from warp_core.policy.model import pick_device
 from warp_core.policy.prompts import chosen_prompts, read_prompts
 from warp_core.policy.room import require_room
 from warp_core.rewards import RewardSum, load_reward
-from warp_core.service.memo import Memo
+from warp_core.service.memo import Memo, stamp_of
 from warp_core.service.places import full_weights
 from warp_core.service.protocol import Place, Selection
 from warp_core.training.config import EvaluationConfig, WarpConfig
@@ -118,7 +118,10 @@ class Library:
     def config(self, selection: Selection) -> WarpConfig | None:
         """Return the configuration of a run; None where the selection is no run. Raises as `run_of` does."""
         run = self.run_of(selection)
-        return _config_of(run, selection) if run else None
+        if run is None:
+            return None
+        key, stamp = ("config", selection.model_dump_json()), stamp_of([run.config_file])
+        return self.memo.get(key, stamp, lambda: _config_of(run, selection))
 
     def measuring(self, selection: Selection) -> WarpConfig:
         """Return the configuration that says how points are measured; raises as `run_of` does."""
