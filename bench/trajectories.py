@@ -65,9 +65,9 @@ class Trajectories:
     def save(self, path: Path) -> None:
         """Write all of it to an `.npz` file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {name: value for name, value in asdict(self).items() if isinstance(value, np.ndarray)}
-        names, times = zip(*self.seconds.items(), strict=True)
-        np.savez_compressed(path, etas=np.array(self.etas), names=np.array(names), times=np.array(times), **arrays)
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in asdict(self).items() if name != "seconds"}
+        arrays |= {"names": np.array(list(self.seconds)), "times": np.array(list(self.seconds.values()))}
+        np.savez_compressed(path, **arrays)
 
     @classmethod
     def load(cls, paths: Sequence[Path]) -> Self:

@@ -114,12 +114,9 @@ def _differences_of(point: Point, comparisons: Mapping[str, Comparison]) -> dict
 
 
 def _columns(name: str, one: Difference | None) -> dict[str, float | None]:
-    return {
-        f"reward_to_{name}": one and one.reward.mean,
-        f"reward_to_{name}_se": one and one.reward.se,
-        f"kl_to_{name}": one and one.kl.mean,
-        f"kl_to_{name}_se": one and one.kl.se,
-    }
+    values = (one.reward.mean, one.reward.se, one.kl.mean, one.kl.se) if one else (None,) * 4
+    names = (f"reward_to_{name}", f"reward_to_{name}_se", f"kl_to_{name}", f"kl_to_{name}_se")
+    return dict(zip(names, values, strict=True))
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
