@@ -10,11 +10,13 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# `warp_core` with an engine that needs no torch; $CLOSE_S: how long its close() takes.
+# `warp_core` with an engine that needs no torch; $MADE_AFTER: a file that it waits for; $CLOSE_S: how long its close()
+# takes; $FAILS: why there is none.
 ENGINE = """
 import os, sys, time
 import warp_core.commands.serve as command
 from warp_core.cli import main
+from warp_core.errors import WorkspaceError
 from warp_core.service.fake import FakeEngine
 
 
@@ -30,6 +32,10 @@ class Engine(FakeEngine):
 
 
 def open_engine(extra_runs):
+    while "MADE_AFTER" in os.environ and not os.path.exists(os.environ["MADE_AFTER"]):
+        time.sleep(0.02)
+    if "FAILS" in os.environ:
+        raise WorkspaceError(os.environ["FAILS"])
     engine = Engine()
     engine.extra_runs = extra_runs
     return engine

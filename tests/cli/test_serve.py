@@ -75,13 +75,37 @@ def test_it_serves_until_sigterm_and_leaves_nothing_behind(serve):
 def test_an_engine_that_does_not_end_is_left(serve):
     process, url = serve(CLOSE_S="30")
     with ended_at_last(process):
-        token_of(process)
+        _, file = token_of(process)
         wait_for(lambda: is_up(url))
         started = time.monotonic()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
         assert 1 < time.monotonic() - started < 4
         assert (process.returncode, err) == (130, "closing\n")
+        assert not file.exists()
+
+
+def test_it_answers_while_the_engine_is_still_being_made(serve, tmp_path):
+    ready = tmp_path / "ready"
+    process, url = serve(MADE_AFTER=str(ready))
+    with ended_at_last(process):
+        token, _ = token_of(process)
+        assert is_up(url)
+        ready.touch()
+        with HttpEngine(url, token) as engine:
+            assert engine.status().pid == process.pid
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 130
+
+
+def test_an_engine_that_cannot_be_made_ends_the_server(serve):
+    process, _ = serve(FAILS="there is no room for it")
+    with ended_at_last(process):
+        _, file = token_of(process)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (2, "")
+    assert err.splitlines()[-1] == "warp-core: there is no room for it"
+    assert not file.exists()
 
 
 def test_a_token_of_the_environment_stays_with_the_server(serve, tmp_path):

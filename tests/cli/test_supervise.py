@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -104,6 +105,30 @@ def test_what_is_killed_is_started_again(program):
     ]
     assert len(pids(other)) == 1
     assert all(has_ended(pid) for pid in (*pids(one), *pids(other)))
+
+
+def test_what_hangs_is_ended_and_started_again(program):
+    hung, well = program(name="hung"), program(name="well")
+    asked, said = [], []
+    hung = replace(hung, answers=lambda: asked.append(1) or len(pids(hung)) > 1)
+    with Supervisor([hung, well], say=said.append, delays_s=(0.05,), silent_s=0.2, ask_every_s=0.05) as supervisor:
+        wait_for(lambda: pids(hung) and pids(well))
+        wait_for(lambda: supervisor.look_after() or len(pids(hung)) == 2)
+        questions = len(asked)
+        wait_for(lambda: supervisor.look_after() or len(asked) > questions + 8)
+    assert said == [
+        "hung has not answered for 0 s",
+        "hung ended (killed by SIGKILL): it is started again in 0.05 s",
+    ]
+    assert (len(pids(hung)), len(pids(well))) == (2, 1)
+
+
+def test_a_question_without_an_answer_now_and_then_is_no_matter(program):
+    child, answers = program(), [False, True] * 20
+    child = replace(child, answers=lambda: answers.pop())
+    with Supervisor([child], say=pytest.fail, silent_s=0.05, ask_every_s=0.03) as supervisor:
+        wait_for(lambda: supervisor.look_after() or not answers[6:])
+        assert len(pids(child)) == 1
 
 
 def test_what_ends_at_once_is_waited_for_ever_longer(program):

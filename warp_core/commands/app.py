@@ -2,8 +2,10 @@
 
 import os
 import secrets
+import threading
 import webbrowser
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -12,9 +14,10 @@ from warp_core.commands.answer import Answer
 from warp_core.commands.console import has_screen, say
 from warp_core.commands.supervise import Program, Supervisor
 from warp_core.commands.token_file import TOKEN_VARIABLE, given_token
-from warp_core.errors import ConfigError, WorkspaceError
+from warp_core.errors import ConfigError, WarpError, WorkspaceError
 from warp_core.service.client import HttpEngine
 from warp_core.service.listening import listen
+from warp_core.service.protocol import PrepareRequest, Selection
 from warp_core.workspace.assets import assets_root
 from warp_core.workspace.bundled import BUNDLED
 from warp_core.workspace.paths import find_run, safe_name, workspace_root
@@ -23,6 +26,7 @@ from warp_core.workspace.runs import open_run
 __all__ = ["app"]
 
 HOST = "127.0.0.1"
+SESSION = "start"
 ENGINE_MODULE, WEB_MODULE = "warp_core", "app"
 DEFAULT_PORT = 8501
 PORTS_TRIED = 50
@@ -53,9 +57,18 @@ def app(args: Namespace) -> Answer:
         supervisor.wait_until_ready()
         address = f"http://{HOST}:{port}"
         args.announce({"url": address, "engine": url, "run": run, "pid": os.getpid()}, address)
+        if engine:
+            # Until somebody has opened the page, the models of its first run are on their way into memory.
+            threading.Thread(target=_prepare, args=(url, token, run), name="prepare", daemon=True).start()
         if not args.headless and has_screen():
             webbrowser.open(address)
         supervisor.watch()
+
+
+def _prepare(url: str, token: str, run: str) -> None:
+    """Let the engine load the models of a run; what goes wrong is said where the page asks for them itself."""
+    with suppress(WarpError), HttpEngine(url, token) as engine:
+        engine.submit(PrepareRequest(session=SESSION, selection=Selection(run=run)))
 
 
 def _port(asked: int | None) -> int:

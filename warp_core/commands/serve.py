@@ -6,9 +6,10 @@ import socket
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import cast
 
 import uvicorn
 
@@ -18,6 +19,7 @@ from warp_core.commands.token_file import TOKEN_VARIABLE, given_token, write_tok
 from warp_core.service.interface import Engine
 from warp_core.service.listening import host_names, is_loopback, listen
 from warp_core.service.server import create_app
+from warp_core.service.waking import ClosingEngine, WakingEngine
 from warp_core.workspace.paths import find_run
 
 __all__ = ["serve"]
@@ -27,12 +29,6 @@ OPEN = (
     "listening on {host}: other machines reach this engine, and whoever has its token can read and write this workspace"
     " and start training; the connection is not encrypted (over a network that is not yours use a tunnel: ssh -L)"
 )
-
-
-class _Closing(Engine, Protocol):
-    """An engine that can be ended."""
-
-    def close(self) -> None: ...
 
 
 def serve(args: Namespace) -> Answer:
@@ -56,18 +52,19 @@ def serve(args: Namespace) -> Answer:
             token_file = write_token(token, port)
             say(f"the token is in {token_file}")
         try:
-            engine = _local_engine(extra_runs)
+            # Requests wait for it, so that the server and whoever asks it start meanwhile.
+            engine = WakingEngine(lambda: _local_engine(extra_runs))
             url = f"http://{_name(hosts)}:{port}"
             args.announce({"url": url, "token_file": str(token_file) if token_file else None, "pid": os.getpid()}, url)
             names = [name for host in hosts for name in host_names(host)]
-            _serve_until_signal(engine, listener, token=token, hosts=names)
+            _serve_until_signal(engine, listener, token=token, hosts=names, leave=partial(_leave, token_file))
         finally:
             if token_file:
                 token_file.unlink(missing_ok=True)
     return Answer(document={"url": url}, text=url)
 
 
-def _local_engine(extra_runs: Sequence[Path]) -> _Closing:
+def _local_engine(extra_runs: Sequence[Path]) -> ClosingEngine:
     # Here, because it brings torch: a port in use is said at once.
     from warp_core.service.engine import LocalEngine
 
@@ -81,12 +78,24 @@ def _name(hosts: Sequence[str]) -> str:
     return f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
 
 
-def _serve_until_signal(engine: _Closing, listener: socket.socket, *, token: str, hosts: Sequence[str]) -> None:
-    """Answer requests until SIGINT or SIGTERM, cancel the jobs, and raise that signal again."""
+def _leave(token_file: Path | None) -> None:
+    """End the process with what still runs in it."""
+    if token_file:
+        token_file.unlink(missing_ok=True)
+    os._exit(130)
+
+
+def _serve_until_signal(
+    engine: WakingEngine, listener: socket.socket, *, token: str, hosts: Sequence[str], leave: Callable[[], None]
+) -> None:
+    """Answer requests until SIGINT or SIGTERM, cancel the jobs, and raise that signal again.
+
+    Raises what the making of the engine raises.
+    """
     server = None
     try:
         config = uvicorn.Config(
-            create_app(engine, token=token, hosts=hosts),
+            create_app(cast(Engine, engine), token=token, hosts=hosts),
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -95,7 +104,8 @@ def _serve_until_signal(engine: _Closing, listener: socket.socket, *, token: str
             timeout_keep_alive=75,  # longer than our client keeps a connection
             timeout_graceful_shutdown=1,
         )
-        server = _Server(config)
+        server = _Server(config, leave=leave)
+        engine.when_failed(server.stop)
         server.run(sockets=[listener])
     finally:
         engine.close()
@@ -106,7 +116,7 @@ def _serve_until_signal(engine: _Closing, listener: socket.socket, *, token: str
 class _Server(uvicorn.Server):
     """Ends the process in time even where a job does not come to a checkpoint."""
 
-    def __init__(self, config: uvicorn.Config, *, leave: Callable[[], None] = lambda: os._exit(130)) -> None:
+    def __init__(self, config: uvicorn.Config, *, leave: Callable[[], None]) -> None:
         super().__init__(config)
         self._limit = threading.Timer(END_WITHIN_S, leave)
         self._limit.daemon = True
@@ -116,6 +126,10 @@ class _Server(uvicorn.Server):
         if not self.should_exit:
             self._limit.start()
         super().handle_exit(sig, frame)
+
+    def stop(self) -> None:
+        """End as at a signal, without one."""
+        self.should_exit = True
 
     def ended(self) -> None:
         """Everything ended by itself."""

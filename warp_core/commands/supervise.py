@@ -20,6 +20,8 @@ STEADY_S = 60.0
 START_S = 180.0
 END_S = 3.0
 LOOK_EVERY_S = 0.1
+ASK_EVERY_S = 5.0
+SILENT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class _Child:
     program: Program
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
+    asked_s: float = 0.0
+    silent_since_s: float | None = None
     failures: int = 0
     due_s: float = field(default=0.0)
 
@@ -59,6 +63,8 @@ class Supervisor:
         say: told in a sentence when a program ended and is started again.
         delays_s: how long to wait before the first, second, ... new start; the last one goes on.
         steady_s: a program that ran so long begins with the first delay again.
+        silent_s: a program that has not answered for so long hangs, and is ended and started again.
+        ask_every_s: how often it is asked.
     """
 
     def __init__(
@@ -68,9 +74,12 @@ class Supervisor:
         say: Callable[[str], None],
         delays_s: Sequence[float] = DELAYS_S,
         steady_s: float = STEADY_S,
+        silent_s: float = SILENT_S,
+        ask_every_s: float = ASK_EVERY_S,
     ) -> None:
         self._children = [_Child(program=program) for program in programs]
         self._say, self._delays_s, self._steady_s = say, delays_s, steady_s
+        self._silent_s, self._ask_every_s = silent_s, ask_every_s
 
     def __enter__(self) -> Self:
         for child in self._children:
@@ -134,15 +143,32 @@ class Supervisor:
         if code is None:
             if now - child.started_s > self._steady_s:
                 child.failures = 0
+            self._end_if_silent(child, child.process)
             return
         delay_s = self._delays_s[min(child.failures, len(self._delays_s) - 1)]
         self._say(f"{child.program.name} ended ({_ending(code)}): it is started again in {delay_s:g} s")
         _close(child.process)
         child.process, child.failures, child.due_s = None, child.failures + 1, now + delay_s
 
+    def _end_if_silent(self, child: _Child, process: subprocess.Popen[bytes]) -> None:
+        now = time.monotonic()
+        if now - child.asked_s < self._ask_every_s:
+            return
+        child.asked_s = now
+        if child.program.answers():
+            child.silent_since_s = None
+            return
+        # From the first question without an answer: this process may have been asleep itself.
+        child.silent_since_s = child.silent_since_s or now
+        if now - child.silent_since_s > self._silent_s:
+            self._say(f"{child.program.name} has not answered for {now - child.silent_since_s:.0f} s")
+            process.kill()
+            process.wait()
+
 
 def _start(child: _Child) -> None:
-    child.started_s = time.monotonic()
+    child.started_s = child.asked_s = time.monotonic()
+    child.silent_since_s = None
     child.process = subprocess.Popen(
         [sys.executable, "-m", "warp_core.commands.child", *child.program.command],
         stdin=subprocess.PIPE,
