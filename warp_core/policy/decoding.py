@@ -14,20 +14,18 @@ from typing import Any, Protocol
 import torch
 from transformers import DynamicCache
 
-from warp_core.policy.llama import FusedLlama, KeyValues, Place
+from warp_core.policy.llama import FusedLlama, KeyValues, Place, rows_stay
 from warp_core.policy.model import Policy
 
 __all__ = ["Decoder", "LlamaDecoder", "TransformersDecoder", "positions_of"]
 
 
 class Decoder(Protocol):
-    """The state of B completions that are being drawn; without gradients.
+    """The state of B completions that are being drawn; without gradients."""
 
-    Attributes:
-        can_keep: whether rows may leave; where a row's number says what it is, they stay.
-    """
-
-    can_keep: bool
+    @property
+    def can_keep(self) -> bool:
+        """Whether rows may leave; where a row's number says what it is, they stay."""
 
     def prefill(self, ids_GP: torch.Tensor, mask_GP: torch.Tensor, *, copies: int = 1) -> torch.Tensor:
         """Read the prompts, padded on the left, each for `copies` rows; return logits_BV of the first new token."""
@@ -54,7 +52,18 @@ class LlamaDecoder:
 
     def __init__(self, model: FusedLlama, *, max_new_tokens: int) -> None:
         self.model, self.max_new_tokens = model, max_new_tokens
-        self.can_keep = not model.rows_stay
+        self._in_rows = model.rows_stay
+        self._cache: KeyValues
+        self._rotations: tuple[torch.Tensor, torch.Tensor]
+        self._mask_BS: torch.Tensor
+        self._slot: int
+        self._next_B: torch.Tensor
+        self._bias_B1TS: torch.Tensor | None
+
+    @property
+    def can_keep(self) -> bool:
+        """Whether rows may leave; see `Decoder`."""
+        return not self._in_rows
 
     def prefill(self, ids_GP: torch.Tensor, mask_GP: torch.Tensor, *, copies: int = 1) -> torch.Tensor:
         """Read the prompts; see `Decoder`."""
@@ -90,6 +99,7 @@ class LlamaDecoder:
 
     def _prompts(self, ids_GP: torch.Tensor, mask_GP: torch.Tensor, *, copies: int) -> torch.Tensor:
         """Read the prompts into a cache for all rows; return the hidden state [G, H] of each one's last token."""
+        self._in_rows = self.model.rows_stay
         rows, length = ids_GP.shape
         slots = length + self.max_new_tokens
         self._cache = KeyValues(self.model, rows=rows, slots=slots if copies == 1 else length)
@@ -108,6 +118,7 @@ class LlamaDecoder:
         place = Place(
             start=slot,
             shape=(len(token_B), 1),
+            in_rows=self._in_rows,
             real_N=None,
             cos_N1D=cos_LD[self._next_B, None],
             sin_N1D=sin_LD[self._next_B, None],
@@ -143,7 +154,7 @@ class LlamaDecoder:
         return mask_GT.sum(dim=1).cumsum(dim=0) - 1
 
     def _all_are_computed(self, mask_BT: torch.Tensor) -> bool:
-        return self.model.rows_stay or bool(mask_BT.all())
+        return self._in_rows or bool(mask_BT.all())
 
     def _read(self, ids_BT: torch.Tensor, *, start: int) -> torch.Tensor:
         """Run T new tokens of each row, which stand from slot `start`."""
@@ -162,6 +173,7 @@ class LlamaDecoder:
         place = Place(
             start=start,
             shape=(rows, tokens),
+            in_rows=self._in_rows,
             real_N=real_N,
             cos_N1D=cos_LD[position_N, None],
             sin_N1D=sin_LD[position_N, None],
@@ -177,13 +189,16 @@ class TransformersDecoder:
         policy: a model whose keys and values are all that it remembers (`shares_prefix`).
     """
 
-    can_keep = True
-
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._cache = DynamicCache(config=policy.model.config)
         self._last = {"logits_to_keep": 1} if policy.keeps_logits else {}
-        self.can_keep = not any(getattr(module, "rows_stay", False) for module in policy.model.modules())
+        self._mask_BS: torch.Tensor
+
+    @property
+    def can_keep(self) -> bool:
+        """Whether rows may leave; see `Decoder`."""
+        return not rows_stay(self._policy.model)
 
     def prefill(self, ids_GP: torch.Tensor, mask_GP: torch.Tensor, *, copies: int = 1) -> torch.Tensor:
         """Read the prompts; see `Decoder`."""

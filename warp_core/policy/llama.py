@@ -10,6 +10,7 @@ J query heads, K key heads, G = J / K, D features of a head, I inner features of
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, 
 
 from warp_core.policy.kernels import make_kernel
 
-__all__ = ["FusedLlama", "KeyValues", "Place", "is_like_llama"]
+__all__ = ["FusedLlama", "KeyValues", "Place", "is_like_llama", "rows_stay"]
 
 Apply = Callable[[torch.Tensor], torch.Tensor]
 
@@ -36,6 +37,7 @@ class Place:
     Attributes:
         start: slots that were in use before.
         shape: B and T.
+        in_rows: whether the parts of a layer are to see B rows of T tokens, because their number says what they are.
         real_N: index b T + t of each token that is computed; None where all are.
         cos_N1D, sin_N1D: rotation of each token; the sign of the rotated half is in the sine.
         bias_B1TS: 0 where a token sees a slot and -inf elsewhere; None where every token sees every slot.
@@ -43,6 +45,7 @@ class Place:
 
     start: int
     shape: tuple[int, int]
+    in_rows: bool
     real_N: torch.Tensor | None
     cos_N1D: torch.Tensor
     sin_N1D: torch.Tensor
@@ -81,7 +84,7 @@ class KeyValues:
         return copy
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order."""
+        """Keep these rows, in this order; those that stay in their place cost nothing."""
         moved = [(place, row) for place, row in enumerate(rows) if place != row]
         if moved:
             places, sources = zip(*moved, strict=True)
@@ -115,8 +118,8 @@ class FusedLlama:
     """
 
     def __init__(self, model: PreTrainedModel, *, pack: bool) -> None:
-        self.inner = model.base_model
-        self.embed = model.get_input_embeddings()
+        self.inner: Any = model.base_model
+        self.embed: Any = model.get_input_embeddings()
         self.device = self.embed.weight.device
         self.attention_dtype = torch.float32 if self.device.type == "cpu" else self.embed.weight.dtype
         config = model.config
@@ -126,8 +129,12 @@ class FusedLlama:
         self.layers = [_layer(layer, pack=pack) for layer in self.inner.layers]
         self.norm = _norm(self.inner.norm)
         self.head = _joined([model.get_output_embeddings()], pack=pack)
-        # Rows of a batch are told apart by their number there: every token is computed, and none leaves.
-        self.rows_stay = any(getattr(module, "rows_stay", False) for module in model.modules())
+        self._model = model
+
+    @property
+    def rows_stay(self) -> bool:
+        """Whether, at present, the number of a row says what it is: then every token is computed and no row leaves."""
+        return rows_stay(self._model)
 
     def rotations(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosines and signed sines [length, D] of the first positions."""
@@ -155,7 +162,7 @@ class FusedLlama:
 
     def _seen(self, part: Apply, x: torch.Tensor, place: Place) -> torch.Tensor:
         """Apply a part to the tokens; where rows have a meaning, the part sees them as rows."""
-        if not self.rows_stay:
+        if not place.in_rows:
             return part(x)
         return part(x.view(*place.shape, -1)).flatten(0, 1)
 
@@ -164,7 +171,7 @@ class FusedLlama:
     ) -> torch.Tensor:
         """The attention of a layer over everything in the cache and the new tokens."""
         qkv = self._seen(layer.qkv, x_NH, place).view(len(x_NH), -1, self.head_dim)
-        query, key, value = qkv.split([self.heads, self.key_heads, self.key_heads], dim=1)
+        query, key, value = torch.split(qkv, [self.heads, self.key_heads, self.key_heads], dim=1)
         if layer.query_norm is not None and layer.key_norm is not None:
             turned = _rotated(torch.cat([layer.query_norm(query), layer.key_norm(key)], dim=1), place)
         else:
@@ -220,19 +227,28 @@ def _gated(gate_up_NI: torch.Tensor) -> torch.Tensor:
     return functional.silu(gate_NI).mul_(up_NI)
 
 
+def rows_stay(model: nn.Module) -> bool:
+    """Whether a module says, by an attribute of this name, that the number of a row says what the row is."""
+    return any(getattr(module, "rows_stay", False) for module in model.modules())
+
+
 def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
-def _norm(module: nn.Module) -> Apply:
-    if _has_hooks(module):
-        return module
-    weight_H: torch.Tensor = module.weight  # type: ignore[assignment]
-    shape, epsilon = tuple(weight_H.shape), float(module.variance_epsilon)  # type: ignore[arg-type]
-    return lambda x: functional.rms_norm(x, shape, weight_H, epsilon)
+def _norm(module: Any) -> Apply:
+    weight_H: torch.Tensor = module.weight
+    shape, epsilon = tuple(weight_H.shape), float(module.variance_epsilon)
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        # A bank gives its norms hooks when the first mix needs them.
+        out: torch.Tensor = module(x) if _has_hooks(module) else functional.rms_norm(x, shape, weight_H, epsilon)
+        return out
+
+    return norm
 
 
-def _joined(modules: Sequence[nn.Module], *, pack: bool) -> Apply:
+def _joined(modules: Sequence[Any], *, pack: bool) -> Apply:
     """One product for linear layers of the same input, where they are plain and packed; otherwise one each."""
     plain = [type(module) is nn.Linear and not _has_hooks(module) for module in modules]
     if not all(plain) or not pack:
@@ -247,7 +263,7 @@ def _joined(modules: Sequence[nn.Module], *, pack: bool) -> Apply:
     return make_kernel(weights[0] if len(weights) == 1 else torch.cat(weights), bias)
 
 
-def _single(module: nn.Module, *, pack: bool) -> Apply:
+def _single(module: Any, *, pack: bool) -> Apply:
     if type(module) is not nn.Linear or _has_hooks(module):
         return module
     if pack:
@@ -255,7 +271,7 @@ def _single(module: nn.Module, *, pack: bool) -> Apply:
     return lambda x: functional.linear(x, module.weight, module.bias)
 
 
-def _layer(layer: nn.Module, *, pack: bool) -> _Layer:
+def _layer(layer: Any, *, pack: bool) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     norms = [_norm(one) if one is not None else None for one in _head_norms(attention)]
     return _Layer(
@@ -271,7 +287,7 @@ def _layer(layer: nn.Module, *, pack: bool) -> _Layer:
     )
 
 
-def _head_norms(attention: nn.Module) -> list[nn.Module | None]:
+def _head_norms(attention: Any) -> list[Any]:
     return [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
 
 
@@ -289,7 +305,7 @@ def is_like_llama(model: PreTrainedModel) -> bool:
         return False
     if rope.get("rope_type") not in _ROPE_TYPES or rope.get("partial_rotary_factor", 1.0) != 1.0:
         return False
-    inner = model.base_model
+    inner: Any = model.base_model
     if set(dict(inner.named_children())) != {"embed_tokens", "layers", "norm", "rotary_emb"}:
         return False
     if type(inner.embed_tokens) is not nn.Embedding or type(inner.norm).__name__ != f"{family}RMSNorm":
@@ -297,7 +313,7 @@ def is_like_llama(model: PreTrainedModel) -> bool:
     return all(_is_known(layer, family) for layer in inner.layers)
 
 
-def _is_known(layer: nn.Module, family: str) -> bool:
+def _is_known(layer: Any, family: str) -> bool:
     """Whether a layer has the parts that are computed here, and no other."""
     attention, mlp = layer.self_attn, layer.mlp
     norms = (layer.input_layernorm, layer.post_attention_layernorm, *filter(None, _head_norms(attention)))
