@@ -1,4 +1,15 @@
+import pytest
+import torch
+
 from bench import limits
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """The benches set their own."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def test_every_limit_is_a_rate_with_a_name(settings):
