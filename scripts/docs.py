@@ -5,6 +5,7 @@
 README.md             the table of commands, between its two markers
 docs/commands.md      every option of every command
 docs/config.md        every field of a configuration
+docs/results.md       what the studies in docs/studies found, once there are any
 
 Commands are made from the parser itself and not from its --help, whose layout changes with the version of Python.
 """
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from warp_core.cli import build_parser
+from warp_core.studies.catalogue import NAMES
+from warp_core.studies.report import read_documents, results_page
 from warp_core.training.config import docs_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,11 +36,17 @@ def pages() -> dict[Path, str]:
     """Every file with generated parts, as it should be."""
     parser = build_parser()
     readme = ROOT / "README.md"
-    return {
+    return results() | {
         readme: with_part(readme.read_text(encoding="utf-8"), "commands", command_table(parser)),
         ROOT / "docs" / "commands.md": command_reference(parser),
         ROOT / "docs" / "config.md": docs_table(),
     }
+
+
+def results() -> dict[Path, str]:
+    """The page of results, where studies have been run."""
+    documents = read_documents(ROOT / "docs" / "studies")
+    return {ROOT / "docs" / "results.md": results_page(documents, order=NAMES, folder="studies")} if documents else {}
 
 
 def with_part(text: str, name: str, body: str) -> str:

@@ -29,6 +29,8 @@ GRANULARITIES = ("layer", "tensor", "model")
 KINDS = ("full", "adapter")
 DTYPES = ("float32", "bfloat16", "float16")
 COMPUTE_DTYPES = DTYPES[:2]
+SCALES = ("smoke", "cpu", "gpu")
+STUDIES = "anchor, slerp, liti, scaling-m, iterate, weights, hyper, length, diversity, preference, benchmark"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"warp-core {warp_core.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
-    for add in (_app, _serve, _demo, _train, _geometry, _merge, _evaluate, _front, _sample, _export, _check, _doctor):
+    for add in (_app, _serve, _demo, _train, _geometry, _merge, _evaluate, _front, _sample, _export, _study):
+        add(commands)
+    for add in (_check, _doctor):
         add(commands)
     return parser
 
@@ -264,6 +268,24 @@ def _export(commands: Any) -> None:
     one.add_argument("--base", metavar="MODEL", help="the SFT policy, where it is not where the run says")
     _recipe(one)
     _output(one)
+
+
+def _study(commands: Any) -> None:
+    one = _command(commands, "study", "study:study", "A figure or table of the paper, measured on this machine.")
+    one.add_argument("name", metavar="NAME", help=f"all, or one of {STUDIES}")
+    one.add_argument(
+        "--scale",
+        choices=SCALES,
+        help="smoke: a tiny random model; cpu: SmolLM2 with LoRA; gpu: full fine-tuning (default: gpu where there is"
+        " one, else cpu)",
+    )
+    one.add_argument("--out", metavar="DIR", help="where to write (default: docs/studies, and docs/results.md)")
+    one.add_argument(
+        "--budget-minutes", metavar="N", type=_count, help="stop after about N minutes; the same command goes on"
+    )
+    one.add_argument("--plan", action="store_true", help="say what is missing and how long it takes, and do nothing")
+    one.add_argument("--seeds", metavar="S", type=_count, help="at most so many seeds (default: those of the scale)")
+    one.add_argument("--text", metavar="FILE", help="held-out text for the perplexities of benchmark")
 
 
 def _check(commands: Any) -> None:

@@ -5,6 +5,7 @@ models.py      geometry, merge, export, check
 measure.py     evaluate, front, sample
 run.py         train
 demo.py        demo
+study.py       study
 doctor.py      doctor
 serve.py       serve: the engine behind HTTP
 app.py         app: engine and web app, kept alive by supervise.py, each started through child.py

@@ -1,0 +1,1 @@
+"""Studies: their statistics by hand, their machinery on tiny models."""

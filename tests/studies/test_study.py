@@ -1,0 +1,192 @@
+"""The command `study` on tiny models: all studies are whole, share their runs, stop and go on to the same numbers."""
+
+import csv
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+import pytest
+
+from warp_core import cli
+from warp_core.commands import study as command
+from warp_core.commands.study import _Sitting
+from warp_core.policy.model import pick_device
+from warp_core.studies.catalogue import NAMES, STUDIES
+from warp_core.studies.forecast import Forecast
+from warp_core.studies.lab import Lab
+from warp_core.studies.outcome import gather
+from warp_core.studies.scales import make_scale
+from warp_core.studies.trainings import Trainings
+
+ISSUE = {
+    "anchor", "slerp", "liti", "scaling-m", "iterate", "weights", "hyper", "length", "diversity", "preference",
+    "benchmark",
+}  # fmt: skip
+
+
+def test_the_studies_are_those_of_the_paper():
+    assert set(NAMES) == ISSUE
+    assert set(cli.STUDIES.split(", ")) == ISSUE
+
+
+def test_all_studies_are_complete(smoke):
+    assert smoke.documents.keys() == ISSUE
+    for name, document in smoke.documents.items():
+        assert document["complete"], name
+        assert set(document["missing"].values()) == {0}
+        assert document["verdict"] in ("held", "failed", "undecided")
+        assert document["claims"]
+        assert all(claim["interval"] for claim in document["claims"] if claim["counts"]) or name == "preference"
+        assert document["sentence"].startswith(document["verdict"].capitalize())
+        assert document["observation"] == STUDIES[name].observation
+        assert {"title", "paper", "scale", "seeds", "prompts", "commit", "date", "files", "second_judge"} <= set(
+            document
+        )
+
+
+def test_every_study_asks_the_second_judge(smoke):
+    for name, document in smoke.documents.items():
+        assert document["judge"], name
+        assert all(claim["interval"] is not None for claim in document["judge"]), name
+        assert any(point["judge"] is not None for point in document["points"]), name
+
+
+def test_every_file_of_a_study_is_there_and_can_be_read(smoke):
+    for name, document in smoke.documents.items():
+        folder = smoke.out / name
+        with (folder / "smoke.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == len(document["points"]) > 0
+        assert float(rows[0]["reward"]) == document["points"][0]["reward"]
+        with (folder / "smoke-claims.csv").open(newline="") as file:
+            assert len(list(csv.DictReader(file))) == len(document["claims"]) + len(document["judge"])
+        picture = ElementTree.parse(folder / "smoke.svg").getroot()
+        assert len(picture.findall(".//{*}polyline")) > 1
+        page = (folder / "smoke.html").read_text()
+        assert "Content-Security-Policy" in page
+        assert "http://" not in page.partition("<main>")[2].partition("<div>")[0]
+
+
+def test_the_page_of_results_has_a_sentence_of_each(smoke):
+    page = (smoke.out / "results.md").read_text()
+    assert page.isascii()
+    for name, document in smoke.documents.items():
+        assert document["sentence"] in page
+        assert f"](./{name}/smoke.svg)" in page
+
+
+def test_runs_are_shared(smoke):
+    runs = [path for path in (smoke.workspace / "studies" / "runs").iterdir() if path.is_dir()]
+    # WARP's own, its second iteration, two SFT anchors, mu, beta, one more eta of the init, length with and without.
+    assert len(runs) == 9
+    assert len(list((smoke.workspace / "studies" / "runs").glob("*/iteration-1/policy-3"))) == 1
+
+
+def test_a_second_call_finds_everything_and_says_the_same(beside, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(Lab, "do", lambda *_: pytest.fail("there is nothing left to do"))
+    assert cli.main(["study", "anchor", "--scale", "smoke", "--json", "--out", str(tmp_path)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert set(said["missing"].values()) == {0}
+    assert said["studies"][0]["sentence"] == beside.documents["anchor"]["sentence"]
+    assert (
+        json.loads((tmp_path / "anchor" / "smoke.json").read_text())["points"] == beside.documents["anchor"]["points"]
+    )
+
+
+def test_a_plan_says_what_is_missing_and_does_nothing(fresh, capsys):
+    assert cli.main(["study", "slerp", "--scale", "smoke", "--json", "--plan"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["missing"] == {"runs": 2, "steps": 8, "points": 6, "judged": 3, "texts": 0}
+    assert said["left_s"] > 0
+    assert said["studies"] == []
+    assert not (fresh / "workspace" / "studies" / "smoke").exists()
+
+
+def test_a_study_that_is_stopped_says_so_and_goes_on_to_the_same_numbers(smoke, fresh, capsys, monkeypatch):
+    calls = [0]
+
+    def is_over(self) -> bool:
+        calls[0] += 1
+        self.over = getattr(self, "over", False) or calls[0] % 4 == 0
+        return self.over
+
+    monkeypatch.setattr(_Sitting, "is_over", is_over)
+    sittings, partial = 0, None
+    while True:
+        assert cli.main(["study", "slerp", "--scale", "smoke", "--json", "--out", str(fresh / "out")]) == 0
+        said = json.loads(capsys.readouterr().out)
+        sittings += 1
+        if not any(said["missing"].values()):
+            break
+        partial = json.loads((fresh / "out" / "slerp" / "smoke.json").read_text())
+        assert sittings < 30
+    assert sittings > 3
+    assert partial is not None
+    assert not partial["complete"]
+    assert partial["verdict"] == "undecided"
+    assert "not finished, missing" in partial["sentence"]
+    done = json.loads((fresh / "out" / "slerp" / "smoke.json").read_text())
+    whole = smoke.documents["slerp"]
+    assert done["points"] == whole["points"]
+    assert done["sentence"] == whole["sentence"]
+
+
+def test_seeds_are_run_in_order_and_count_when_begun(smoke, beside, monkeypatch, tmp_path):
+    two = {"seeds": (0, 1)}
+    made = command.make_scale
+    monkeypatch.setattr(command, "make_scale", lambda *a, **o: replace(made(*a, **o), **two))
+    monkeypatch.setattr(_Sitting, "is_over", lambda self: True)
+    assert cli.main(["study", "slerp", "--scale", "smoke", "--out", str(tmp_path)]) == 0
+    document = json.loads((tmp_path / "slerp" / "smoke.json").read_text())
+    assert (document["seeds"], document["seeds_planned"]) == ([0], [0, 1])
+    assert document["complete"], "the seed that was run is"
+
+
+def test_a_budget_ends(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("warp_core.commands.study.time.monotonic", lambda: now[0])
+    sitting = _Sitting(budget_s=60.0, wished=lambda: False)
+    assert not sitting.is_over()
+    now[0] = 160.0
+    assert sitting.is_over()
+    assert not sitting.was_interrupted
+    assert _Sitting(budget_s=None, wished=lambda: True).is_over()
+
+
+def test_what_is_measured_is_what_the_curves_describe(beside):
+    scale = make_scale("smoke")
+    root = beside.workspace / "studies"
+    lab = Lab(scale, root=root, device=pick_device(), trainings=Trainings(root / "runs", device=pick_device()))
+    try:
+        evidence = gather(STUDIES["liti"], lab, [0])
+        (table,) = evidence.tables
+        assert table.keys() == {"LITI of SLERP", "RL run", "LITI of M = 1", "moving average", "extrapolation"}
+        warp, run, alone = table["LITI of SLERP"], table["RL run"], table["LITI of M = 1"]
+        for readings in table.values():
+            assert readings.kl_PG.shape == readings.reward_PG.shape == (len(readings.at_P), 8)
+        assert (warp.kl_PG[0] == 0).all(), "eta = 0 is the SFT policy"
+        assert (run.reward_PG[0] == warp.reward_PG[0]).all()
+        assert (run.reward_PG[-1] == alone.reward_PG[-1]).all(), "the end of the run is eta = 1 of that policy"
+        assert (run.kl_PG[-1] == alone.kl_PG[-1]).all()
+        assert (table["extrapolation"].reward_PG[0] == warp.reward_PG[-1]).all()
+        assert warp.kl_PG[-1].mean() > warp.kl_PG[1].mean() > 0
+        nothing = Forecast.of(list(STUDIES.values()), lab)
+        assert nothing.in_words() == "nothing is missing"
+        assert nothing.seconds == 0
+    finally:
+        lab.close()
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["study", "anchr", "--scale", "smoke"], "no study 'anchr'"),
+        (["study", "slerp", "--scale", "smoke", "--text", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_mistakes_are_one_line(fresh, capsys, argv, named):
+    assert cli.main(argv) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert named in said.err
