@@ -21,7 +21,7 @@ from warp_core.service.protocol import PrepareRequest
 __all__ = ["measure"]
 
 TOKENS = 24
-MOVES, QUICK_MOVES = 30, 2
+MOVES, QUICK_MOVES = 15, 2
 STARTS = 3
 WARM = 2
 AIM = 1.5

@@ -25,7 +25,7 @@ from warp_core.workspace.paths import cache_root
 __all__ = ["measure"]
 
 PREVIEWS, QUICK_PREVIEWS = 200, 4
-TOKENS = 4
+TOKENS = 2
 ROUND_TRIPS, QUICK_ROUND_TRIPS = 2000, 50
 STEPS, QUICK_STEPS = 24, 3
 ROWS = 3
