@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench.processes import Done, ProcessFailed, run_measured, run_peer
+from bench.processes import Done, ProcessError, run_measured, run_peer
 from bench.rows import Row
 from bench.settings import Settings
 from warp_core.policy.model import DTYPES, load_policy
@@ -81,7 +81,7 @@ def _peers(settings: Settings, common: Mapping[str, Any]) -> dict[str, dict[str,
         place.write_text(json.dumps({**common, "dtype": dtype, "checkpointing": checkpointing}), encoding="utf-8")
         try:
             found[name] = _summary(run_peer(settings, "trl_step", place))
-        except ProcessFailed as failure:
+        except ProcessError as failure:
             print(f"TRL, {name}: {failure}", file=sys.stderr)
         finally:
             place.unlink()
@@ -92,8 +92,9 @@ def _ours(settings: Settings, options: Mapping[str, Any]) -> dict[str, Any]:
     place = settings.scratch / "ours.json"
     place.write_text(json.dumps(options), encoding="utf-8")
     try:
-        command = [sys.executable, "-m", "bench.training", place]
-        done = run_measured(command, environment=settings.environment())
+        # As `warp_core.environment` has it.
+        environment = settings.environment() | {"THP_MEM_ALLOC_ENABLE": "1"}
+        done = run_measured([sys.executable, "-m", "bench.training", str(place)], environment=environment)
     finally:
         place.unlink()
     return _summary(done) | done.answer()

@@ -201,5 +201,8 @@ def test_doctor_knows_versions_devices_and_speeds(cli):
     assert cpu["device"] == "cpu"
     assert cpu["gflops"].keys() == {"float32", "bfloat16", "float16"}
     assert all(speed > 0 for speed in cpu["gflops"].values())
+    assert cpu["layer_gflops"].keys() == {"float32", "bfloat16"}
+    assert cpu["auto_dtype"] == "float32" or cpu["has_bfloat16"]
     said = cli("doctor")
     assert "GFLOP/s" in said.out
+    assert 'model.dtype = "auto" is' in said.out

@@ -1,5 +1,7 @@
 """LoRA layers and PEFT agree; the base is held once and never touched; A is shared and frozen where promised."""
 
+from contextlib import ExitStack
+
 import peft
 import pytest
 import torch
@@ -102,6 +104,25 @@ def test_modes_nest_and_come_back(tmp_path):
     with pytest.raises(RuntimeError), in_mode(layers, "base"):
         raise RuntimeError
     assert all(layer.mode == "lora" for layer in layers)
+
+
+@pytest.mark.parametrize("with_frozen", [False, True], ids=["first", "later"])
+def test_factors_made_ready_are_those_of_the_moment(with_frozen, tmp_path):
+    policy = load_policy(make_model("llama", tmp_path / "m"), device=CPU)
+    base = logits_of(policy.model)
+    layers = attach(policy.model, frozen=frozen_part(policy.model) if with_frozen else None)
+    for _ in range(2):
+        expected = logits_of(policy.model)
+        with ExitStack() as stack:
+            for layer in layers.values():
+                stack.enter_context(layer.ready())
+            torch.testing.assert_close(logits_of(policy.model), expected, atol=5e-5, rtol=1e-4)
+            with in_mode(list(layers.values()), "base"):
+                torch.testing.assert_close(logits_of(policy.model), base)
+        assert torch.equal(logits_of(policy.model), expected)
+        with torch.no_grad():
+            for layer in layers.values():
+                layer.b_OR.mul_(2)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -13,6 +13,7 @@ from tests.tiny import make_model
 from tests.training.runs import CPU, HELD_OUT, TRAIN, metrics, stored_points, tiny_config, trained_bytes
 from tests.weights import oracle
 from warp_core.errors import PromptError, UserError, WorkspaceError
+from warp_core.training import warp
 from warp_core.training.config import config_from_mapping, config_to_mapping, load_config
 from warp_core.training.warp import prepare_run, run_config, sources_of, train_warp
 from warp_core.weights import open_checkpoint
@@ -294,6 +295,16 @@ def test_a_mistake_before_the_start_leaves_no_folder(model, tmp_path):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.glob(".run*"))
+
+
+def test_the_dtype_that_is_chosen_stays_the_runs(model, tmp_path, monkeypatch):
+    config = tiny_config(tmp_path, model, model={"dtype": "auto"})
+    monkeypatch.setattr(warp, "choose_dtype", lambda device: "bfloat16")
+    run = prepare_run(config, tmp_path / "run", resume=False)
+    assert run_config(run).model.dtype == "bfloat16"
+    monkeypatch.setattr(warp, "choose_dtype", lambda device: "float32")
+    assert run_config(prepare_run(config, tmp_path / "run", resume=True)).model.dtype == "bfloat16"
+    assert run_config(prepare_run(config, tmp_path / "other", resume=False)).model.dtype == "float32"
 
 
 def test_an_empty_folder_may_be_used(model, tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 import warp_core
 from warp_core.commands.answer import Answer
+from warp_core.policy.precision import choose_dtype, has_bfloat16, product_gflops
 from warp_core.training.warp import devices_here
 from warp_core.workspace.paths import cache_root, workspace_root
 from warp_core.workspace.sources import embedded_folder
@@ -18,6 +19,7 @@ __all__ = ["doctor"]
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "pydantic", "numpy")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LAYER_DTYPES = (torch.float32, torch.bfloat16)
 SMALLEST, LARGEST = 256, 8192
 
 
@@ -40,6 +42,8 @@ def doctor(args: Namespace) -> Answer:
     for device in devices:
         speeds = ", ".join(f"{name} {speed:,.0f}" for name, speed in device["gflops"].items())
         lines.append(f"{device['name']} ({device['device']}): GFLOP/s of matrix products: {speeds}")
+        packed = ", ".join(f"{name} {speed:,.0f}" for name, speed in device["layer_gflops"].items())
+        lines.append(f'  of a layer under a small batch: {packed}; model.dtype = "auto" is {device["auto_dtype"]} here')
     lines.append(f"runs: {document['workspace']}; cache: {document['cache']}")
     lines.append(f"embedded model: {document['embedded_model'] or 'not fetched yet'}")
     return Answer(document=document, text="\n".join(lines))
@@ -53,6 +57,11 @@ def _device(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "name": name,
         "gflops": {str(dtype).removeprefix("torch."): round(_gflops(device, dtype), 1) for dtype in DTYPES},
+        "layer_gflops": {
+            str(dtype).removeprefix("torch."): round(product_gflops(device, dtype), 1) for dtype in LAYER_DTYPES
+        },
+        "has_bfloat16": has_bfloat16(device),
+        "auto_dtype": choose_dtype(device),
     }
 
 

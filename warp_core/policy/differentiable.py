@@ -152,13 +152,13 @@ class _Attend(torch.autograd.Function):
         query_NJD, key_NSD, value_NSD = ctx.saved_tensors
         query, key, value = _heads(query_NJD, key_NSD, value_NSD, place)
         weights = _weights(query, key, place)
-        grad = _by_key_head(gradients[0].view_as(query_NJD), key_NSD.shape[1], place).to(query.dtype)
+        grad = _by_key_head(gradients[0].view_as(query_NJD), key_NSD.shape[1], place)
         for_value = torch.matmul(weights.transpose(2, 3), grad)
         for_scores = torch._softmax_backward_data(torch.matmul(grad, value.transpose(2, 3)), weights, -1, weights.dtype)
         for_scores.mul_(place.scale)
-        for_query = _as_tokens(torch.matmul(for_scores, key), query_NJD, place)
-        for_key = _as_tokens(torch.matmul(for_scores.transpose(2, 3), query), key_NSD, place)
-        return for_query, for_key, _as_tokens(for_value, value_NSD), None
+        for_query = _turned(torch.matmul(for_scores, key), place, back=True)
+        for_key = _turned(torch.matmul(for_scores.transpose(2, 3), query), place, back=True)
+        return _as_tokens(for_query, query_NJD), _as_tokens(for_key, key_NSD), _as_tokens(for_value, value_NSD), None
 
 
 def _heads(
@@ -168,16 +168,24 @@ def _heads(
 
     The queries of the G heads that share a key head stand together, so that no key is repeated.
     """
-    heads = key_NSD.shape[1]
-    query, key = (_rotated(one, place) for one in (query_NJD, key_NSD))
-    precise = place.cos_KL1D.dtype
-    return tuple(_by_key_head(one, heads, place).to(precise) for one in (query, key, value_NSD))  # type: ignore[return-value]
+    query, key, value = (_by_key_head(one, key_NSD.shape[1], place) for one in (query_NJD, key_NSD, value_NSD))
+    return _turned(query, place), _turned(key, place), value
 
 
 def _by_key_head(x_NJD: torch.Tensor, heads: int, place: Attended) -> torch.Tensor:
+    """Bring [N, J, D] into [K, S, G L, D] and the precision of the rotation, in one copy."""
     rows, length = place.cos_KL1D.shape[:2]
     x = x_NJD.view(rows, length, heads, -1, x_NJD.shape[-1]).permute(0, 2, 3, 1, 4)
-    return x.reshape(rows, heads, -1, x_NJD.shape[-1])
+    copy = torch.empty(x.shape, dtype=place.cos_KL1D.dtype, device=x.device)
+    return copy.copy_(x).flatten(2, 3)
+
+
+def _as_tokens(x: torch.Tensor, like_NJD: torch.Tensor) -> torch.Tensor:
+    """Bring [K, S, G L, D] into the order and dtype of `like`, in one copy."""
+    rows, heads, _, width = x.shape
+    tokens = x.view(rows, heads, like_NJD.shape[1] // heads, -1, width).permute(0, 3, 1, 2, 4)
+    copy = torch.empty(tokens.shape, dtype=like_NJD.dtype, device=x.device)
+    return copy.copy_(tokens).view(like_NJD.shape)
 
 
 def _weights(query: torch.Tensor, key: torch.Tensor, place: Attended) -> torch.Tensor:
@@ -188,22 +196,13 @@ def _weights(query: torch.Tensor, key: torch.Tensor, place: Attended) -> torch.T
     return torch.add(place.bias_K11LL, scores, alpha=place.scale).softmax(dim=-1).view(rows, heads, -1, length)
 
 
-def _rotated(x_NJD: torch.Tensor, place: Attended, *, back: bool = False) -> torch.Tensor:
-    """Rotate the features of each token by its position, or back (which is the gradient of rotating)."""
-    rows, length = place.cos_KL1D.shape[:2]
-    x = x_NJD.view(rows, length, *x_NJD.shape[1:]).to(place.cos_KL1D.dtype)
-    half = x.shape[-1] // 2
-    turned = x * place.cos_KL1D
-    sine = place.sin_KL1D[..., :half]
-    sign = -1.0 if back else 1.0
-    turned[..., :half].addcmul_(x[..., half:], sine, value=-sign)
-    turned[..., half:].addcmul_(x[..., :half], sine, value=sign)
-    return turned.flatten(0, 1)
-
-
-def _as_tokens(x: torch.Tensor, like_NJD: torch.Tensor, place: Attended | None = None) -> torch.Tensor:
-    """Bring [K, S, G L, D] into the order and dtype of `like`; with a place, rotate back."""
-    rows, heads, _, width = x.shape
-    group = like_NJD.shape[1] // heads
-    tokens = x.view(rows, heads, group, -1, width).permute(0, 3, 1, 2, 4).reshape(like_NJD.shape)
-    return (tokens if place is None else _rotated(tokens, place, back=True)).to(like_NJD.dtype)
+def _turned(x: torch.Tensor, place: Attended, *, back: bool = False) -> torch.Tensor:
+    """Rotate the features [K, S, G L, D] of each token by its position, or back, the gradient of rotating."""
+    rows, length, _, width = place.cos_KL1D.shape
+    by_token = x.view(rows, -1, length, width)
+    half, sign = width // 2, -1.0 if back else 1.0
+    cosine, sine = place.cos_KL1D.transpose(1, 2), place.sin_KL1D.transpose(1, 2)[..., :half]
+    turned = by_token * cosine
+    turned[..., :half].addcmul_(by_token[..., half:], sine, value=-sign)
+    turned[..., half:].addcmul_(by_token[..., :half], sine, value=sign)
+    return turned.view_as(x)

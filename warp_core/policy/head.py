@@ -10,7 +10,8 @@ import torch
 
 __all__ = ["head_logprobs", "plain_head_logprobs"]
 
-CHUNK_NUMBERS = 1 << 24  # logits at a time: 64 MB in float32
+CHUNK_NUMBERS = 1 << 23  # logits at a time: 32 MB in float32
+WIDE = 8  # gradients of so many chunks are held in the dtype of the weight
 
 
 def head_logprobs(
@@ -82,31 +83,39 @@ class _HeadLogprobs(torch.autograd.Function):
             return grad_N.to(ready_NH.dtype)[:, None] * ready_NH, None, None, None, None
         hidden_NH, weight_VH, bias_V, token_N = ctx.saved_tensors
         grad_NH = torch.empty_like(hidden_NH)
-        grad_VH = torch.zeros_like(weight_VH, dtype=grad_N.dtype) if ctx.needs_input_grad[1] else None
+        parts_VH: list[torch.Tensor] = []
         grad_V = torch.zeros_like(bias_V, dtype=grad_N.dtype) if ctx.needs_input_grad[2] else None
-        for rows in _chunks(len(hidden_NH), len(weight_VH)):
-            scale_R1 = (grad_N[rows] / ctx.temperature)[:, None]
-            # d logp / d logits = (onehot - p) / temperature
-            grad_RV = _log_softmax(hidden_NH[rows], weight_VH, bias_V, ctx.temperature).exp_().mul_(-scale_R1)
-            grad_RV.scatter_add_(1, token_N[rows, None], scale_R1)
-            low_RV = grad_RV.to(weight_VH.dtype)
-            torch.matmul(low_RV, weight_VH, out=grad_NH[rows])
-            if grad_VH is not None:
-                _add_product(grad_VH, low_RV.T, hidden_NH[rows])
-            if grad_V is not None:
-                grad_V += grad_RV.sum(dim=0)
+        # Few products for the weight: each is as large as the weight.
+        for wide in _chunks(len(hidden_NH), len(weight_VH), numbers=WIDE * CHUNK_NUMBERS):
+            wide_RV = hidden_NH.new_empty(wide.stop - wide.start, len(weight_VH))
+            for rows in _chunks(wide.stop, len(weight_VH), start=wide.start):
+                scale_R1 = (grad_N[rows] / ctx.temperature)[:, None]
+                # d logp / d logits = (onehot - p) / temperature
+                grad_RV = _log_softmax(hidden_NH[rows], weight_VH, bias_V, ctx.temperature).exp_().mul_(-scale_R1)
+                grad_RV.scatter_add_(1, token_N[rows, None], scale_R1)
+                if grad_V is not None:
+                    grad_V += grad_RV.sum(dim=0)
+                wide_RV[rows.start - wide.start : rows.stop - wide.start] = grad_RV
+            torch.matmul(wide_RV, weight_VH, out=grad_NH[wide])
+            if ctx.needs_input_grad[1]:
+                parts_VH = [_sum([*parts_VH, wide_RV.T @ hidden_NH[wide]], grad_N.dtype)]
         return (
             grad_NH,
-            None if grad_VH is None else grad_VH.to(weight_VH.dtype),
+            parts_VH[0].to(weight_VH.dtype) if parts_VH else None,
             None if grad_V is None or bias_V is None else grad_V.to(bias_V.dtype),
             None,
             None,
         )
 
 
-def _chunks(num_rows: int, vocabulary: int) -> list[slice]:
-    size = max(1, CHUNK_NUMBERS // vocabulary)
-    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+def _chunks(stop: int, vocabulary: int, *, start: int = 0, numbers: int | None = None) -> list[slice]:
+    size = max(1, (numbers or CHUNK_NUMBERS) // vocabulary)
+    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
+
+
+def _sum(parts: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """Add a part to the sum before it, which is held precisely."""
+    return parts[0] if len(parts) == 1 else parts[0].to(dtype).add_(parts[1])
 
 
 def _log_softmax(
@@ -118,11 +127,3 @@ def _log_softmax(
 def _normalised(logits_RV: torch.Tensor, temperature: float) -> torch.Tensor:
     logits_RV = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32))
     return logits_RV.div_(temperature).log_softmax(dim=1)
-
-
-def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """Add left @ right to a total that may be more precise than they are."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total.add_(left @ right)

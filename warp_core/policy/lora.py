@@ -39,6 +39,7 @@ class LoraLinear(nn.Module):
         self.transposed = isinstance(base, Conv1D)
         weight = base.weight.detach()
         bias = None if base.bias is None else base.bias.detach()
+        self.dtype = weight.dtype
         self.kernel: Kernel = make_kernel(weight.T if self.transposed else weight, bias)
         self.scale = scale
         self.mode: Mode = "lora"
@@ -46,12 +47,32 @@ class LoraLinear(nn.Module):
         self.a_RI = nn.Parameter(a_RI)
         self.b_OR = nn.Parameter(a_RI.new_zeros(out_features, a_RI.shape[0]))
         self.frozen = frozen
+        self._ready: tuple[Kernel, Kernel] | None = None
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Compute without gradients by the factors as they are at entry, joined and laid out once.
+
+        A step of decoding is little work, and preparing the factors in each would cost more than it.
+        """
+        dtype = self.dtype
+        b_OC, a_CI = ((self.scale * self.b_OR).detach(), self.a_RI.detach())
+        if self.frozen is not None:
+            b_OC, a_CI = torch.cat([self.frozen[0], b_OC], dim=1), torch.cat([self.frozen[1], a_CI], dim=0)
+        self._ready = make_kernel(b_OC.to(dtype), None), make_kernel(a_CI.to(dtype), None)
+        try:
+            yield
+        finally:
+            self._ready = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer in its present mode."""
         out = _through(x, self.kernel)
         if self.mode == "base":
             return out
+        if self._ready is not None:
+            widen, narrow = self._ready
+            return out.add_(widen(narrow(x)))
         if self.frozen is not None:
             b, a = (factor.to(x.dtype) for factor in self.frozen)
             out = _add_product(out, functional.linear(x, a), b)

@@ -144,6 +144,6 @@ def _agrees(policy: Policy) -> bool:
         return False
     rows = torch.stack([torch.cat([prompt, part]) for part in (one, other)]).to(policy.device)
     expected = policy.model(input_ids=rows, use_cache=False).logits[:, 3:].flatten(0, 1)
-    scale = float(expected.float().std())
-    close = 1e-4 if policy.dtype == torch.float32 else 0.1
-    return torch.allclose(logits.float(), expected.float(), rtol=0, atol=close * scale)
+    error = float((logits.float() - expected.float()).square().mean().sqrt() / expected.float().std())
+    # A token that is seen or not, or logits that are scaled, make a difference of the order of 1.
+    return error < (1e-3 if policy.dtype == torch.float32 else 0.1)

@@ -46,8 +46,9 @@ class ModelConfig:
 
     name: str = "smollm2-135m"
     """A local folder, a Hub id, or smollm2-135m."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Compute dtype. Trained weights, EMA and optimizer are float32 whatever it is."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Compute dtype. Trained weights, EMA and optimizer are float32 whatever it is. auto is bfloat16 where the device
+    has it and a short measurement says that it pays; the run's own config.toml has what was chosen."""
     chat_template: bool = False
     """Give each prompt as the user's turn of a chat; otherwise the model continues the text."""
 

@@ -5,7 +5,7 @@ the time of a block without copying the policy away.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -66,9 +66,14 @@ class LoraTrainable:
             if layer.a_RI.requires_grad:
                 self.masters[f"{name}.a_RI"] = layer.a_RI
 
-    def sampling(self) -> AbstractContextManager[None]:
-        """Prepare what is not an adapted layer, which is the head; the base is held in its fast layout already."""
-        return fast_inference(self.policy)
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """Prepare the factors and the head; the base is held in its fast layout already."""
+        with ExitStack() as stack:
+            for layer in self.layers.values():
+                stack.enter_context(layer.ready())
+            stack.enter_context(fast_inference(self.policy))
+            yield
 
     @contextmanager
     def at_anchor(self, ema: Mapping[str, torch.Tensor]) -> Iterator[None]:
@@ -118,7 +123,8 @@ class FullTrainable:
             for name, live in self.live.items():
                 # Parameters alone: rotary frequencies stay float32, as in a model that is loaded in `dtype`.
                 live.data = live.data.to(dtype)
-                live.register_post_accumulate_grad_hook(_moves_gradient_to(self.masters[name]))
+                hook = _moves_gradient_to(self.masters[name])
+                live.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         self._sft_folder, self._keep_sft = sft_folder, keep_sft
         self._sft: Tensors | None = None
 

@@ -13,6 +13,7 @@ import torch
 
 import warp_core
 from warp_core.errors import WorkspaceError
+from warp_core.policy.precision import choose_dtype
 from warp_core.policy.prompts import read_prompts, write_prompts
 from warp_core.rewards import parse_spec
 from warp_core.training.config import (
@@ -41,6 +42,8 @@ def prepare_run(config: WarpConfig, out: Path, *, resume: bool) -> RunFolder:
     """
     run = RunFolder(out)
     config = _lasting(config)
+    if config.model.dtype == "auto":
+        config = _with_dtype(config, run)
     if run.about_file.exists():
         if not resume:
             raise WorkspaceError(f"{out} holds a run already: add --resume to continue it, or choose another --out")
@@ -83,6 +86,14 @@ def _lasting(config: WarpConfig) -> WarpConfig:
             terms = [reward["terms"]] if isinstance(reward["terms"], str) else reward["terms"]
             specs = [parse_spec(term) for term in terms]
             reward["terms"] = [str(replace(spec, name=_absolute(spec.name))) for spec in specs]
+    return config_from_mapping(mapping)
+
+
+def _with_dtype(config: WarpConfig, run: RunFolder) -> WarpConfig:
+    """Put the dtype that is chosen here in the place of `auto`; a resume goes on with what the run began with."""
+    mapping = config_to_mapping(config)
+    begun = run.about_file.exists()
+    mapping["model"]["dtype"] = run_config(run).model.dtype if begun else choose_dtype(devices_here()[0])
     return config_from_mapping(mapping)
 
 
