@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,13 @@ class Row:
     note: str = ""
 
 
+_SILENT = {field.name: field.default for field in fields(Row) if field.default is not MISSING}
 _ROWS: TypeAdapter[list[Row]] = TypeAdapter(list[Row])
 
 
 def rows_to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Return the rows as plain JSON values, fields that say nothing left out."""
-    return [{name: value for name, value in asdict(row).items() if value not in (None, "")} for row in rows]
+    return [{name: value for name, value in asdict(row).items() if _SILENT.get(name, ...) != value} for row in rows]
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
@@ -19,6 +20,12 @@ def test_fields_that_say_nothing_are_left_out(rows):
         "value": 30.0,
         "unit": "s",
     }
+
+
+def test_a_number_without_a_unit_comes_back(tmp_path, rows):
+    bare = replace(rows[1], unit="", value=0.0)
+    write_rows(tmp_path / "rows.json", [bare])
+    assert read_rows((tmp_path / "rows.json").read_bytes()) == [bare]
 
 
 def test_a_number_that_misses_its_aim_is_kept_as_such(tmp_path, rows):

@@ -7,6 +7,7 @@ from bench import scale
 from bench.growth import PARTS
 from bench.models import SHAPES
 from bench.processes import Done, ProcessError
+from bench.rows import read_rows, rows_to_json
 from bench.scale import Series, Spot, exponent, fit_line, plans, rows_of
 
 
@@ -44,6 +45,7 @@ def test_rows_say_whether_it_is_linear(power, verdict):
     assert last.note.startswith(f"{verdict}; expected: linear")
     assert last.meets is (power < 1.15)
     assert last.quantity == "exponent in batch"
+    assert read_rows(json.dumps(rows_to_json([last]))) == [last]
 
 
 def test_overhead_is_shown_and_not_fitted():
