@@ -191,6 +191,15 @@ class TestMistakes:
         assert not (library.root / "exports" / "out").exists()
         assert not list(library.root.glob("exports/.*"))
 
+    @pytest.mark.parametrize("from_the_end", [1, 2])
+    def test_cancelled_while_it_is_read_back_nothing_is_left(self, library, from_the_end):
+        for name in ("first", "second"):  # the second has the angles of the first
+            whole = Heard()
+            export(library, asked(name=name), whole)
+        with pytest.raises(Cancelled):
+            export(library, asked(), Heard(patience=10**9 - whole.patience - from_the_end))
+        assert sorted(path.name for path in (library.root / "exports").iterdir()) == ["first", "second"]
+
     def test_an_export_is_no_run(self, library):
         exported(library, verify=False)
         assert "exports" not in library.run_names()

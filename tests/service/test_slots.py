@@ -88,7 +88,7 @@ def test_three_models_at_once_and_what_is_there_stays(tmp_path, monkeypatch):
     moved = moves_counted(monkeypatch)
     blends = [scene.base(), scene.blend(0.3), scene.blend(1.0)]
     scene.assert_right(blends, together=True)
-    assert scene.slots.num_live == 3
+    assert scene.slots.num_live == 2
     moved.clear()
     seats, _ = scene.slots.seats(blends)
     for seat in seats:
@@ -99,26 +99,42 @@ def test_three_models_at_once_and_what_is_there_stays(tmp_path, monkeypatch):
         seat.begin()
     assert len(moved) == 1
     scene.assert_right(changed, together=True)
-    assert scene.slots.num_live == 3
+    assert scene.slots.num_live == 2
 
 
 def test_equal_panes_are_one_model(tmp_path):
     scene = Scene(tmp_path)
     seats = scene.assert_right([scene.blend(0.5), scene.base(), scene.blend(0.5)], together=True)
     assert seats[0].policy is seats[2].policy
-    assert scene.slots.num_live == 2
+    assert scene.slots.num_live == 1
 
 
-def test_the_sft_policy_is_the_reference_where_it_is_there_and_an_anchor_where_not(tmp_path):
-    scene = Scene(tmp_path)
+def test_the_sft_policy_is_the_reference_and_no_copy(tmp_path):
+    scene = Scene(tmp_path, iterations=2)
     sft = scene.want(scene.base())
-    seats = scene.assert_right([scene.base(), scene.blend(0.5)], together=True)
-    assert torch.equal(logits(seats[1].reference), sft)
-    (seat,) = scene.assert_right([scene.blend(1.0)], together=True)
-    assert seat.reference is None
-    with seat.anchor():
-        assert torch.equal(logits(seat.policy), sft)
-    assert torch.equal(logits(seat.policy), scene.want(scene.blend(1.0)))
+    for blends in ([scene.base(), scene.blend(0.5)], [scene.blend(1.0)], [scene.blend(0.5, 2), scene.base(2)]):
+        seats = scene.assert_right(blends, together=True)
+        for seat in seats:
+            assert seat.reference is scene.slots.policy
+            assert torch.equal(logits(seat.reference), sft)
+        held = scene.slots._live[0].merge.parameters_of(scene.sft)
+        own = dict(scene.slots.policy.model.named_parameters())
+        assert {name: tensor.data_ptr() for name, tensor in held.items()} == {
+            name: tensor.data_ptr() for name, tensor in own.items()
+        }
+        live = dict(scene.slots._live[0].policy.model.named_parameters())
+        assert not {tensor.data_ptr() for tensor in live.values()} & {tensor.data_ptr() for tensor in held.values()}
+
+
+def test_in_another_dtype_than_on_disk_the_sft_policy_has_its_own_weights(tmp_path):
+    scene = Scene(tmp_path)
+    scene.slots = Slots(scene.sft, device=CPU, dtype=torch.bfloat16)
+    want = logits(load_policy(scene.sft.path, device=CPU, dtype=torch.bfloat16))
+    seats, _ = scene.slots.seats([scene.base(), scene.blend(0.5)])
+    for seat in seats:
+        seat.begin()
+    assert torch.equal(logits(seats[0].policy), want)
+    assert seats[0].policy.dtype == seats[1].policy.dtype == torch.bfloat16
 
 
 def test_more_than_three_models_take_turns(tmp_path):
@@ -138,7 +154,7 @@ def test_where_memory_is_short_the_models_take_turns(tmp_path, monkeypatch, room
         return have[0] - taken
 
     monkeypatch.setattr(slots_module, "free_bytes", free)
-    blends = [scene.base(), scene.blend(0.3), scene.blend(1.0)]
+    blends = [scene.base(), scene.blend(0.3), scene.blend(0.6), scene.blend(1.0)]
     scene.assert_right(blends, together=False)
     assert scene.slots.num_live == room
     # The models have read their sources now, so that these no longer count as memory to come.
@@ -146,10 +162,8 @@ def test_where_memory_is_short_the_models_take_turns(tmp_path, monkeypatch, room
     scene.assert_right(blends, together=False)
     seats, _ = scene.slots.seats(blends)
     for seat, blend in zip(seats, blends, strict=True):
-        assert seat.reference is None
         seat.begin()
-        with seat.anchor():
-            assert torch.equal(logits(seat.policy), scene.want(scene.base()))
+        assert torch.equal(logits(seat.reference), scene.want(scene.base()))
         assert torch.equal(logits(seat.policy), scene.want(blend))
 
 
@@ -165,7 +179,7 @@ def test_panes_of_several_iterations(tmp_path):
 def test_the_sources_of_another_iteration_are_let_go_of(tmp_path):
     scene = Scene(tmp_path, iterations=2)
     scene.assert_right([scene.base(), scene.blend(0.5, 1)], together=True)
-    first = weakref.ref(scene.slots._live[1].merge._copies[0]["model.embed_tokens.weight"])
+    first = weakref.ref(scene.slots._live[0].merge._copies[0]["model.embed_tokens.weight"])
     scene.assert_right([scene.base(2), scene.blend(0.5, 2)], together=True)
     gc.collect()
     assert first() is None

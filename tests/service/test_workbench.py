@@ -89,7 +89,7 @@ def test_prepare_makes_the_first_preview_quick(bench, monkeypatch):
 def test_prepare_full_checkpoints(bench, made):
     bench.prepare(PrepareRequest(session="s", selection=made.full), Watched())
     (note,) = bench.loaded()
-    assert note.endswith("with 3 policies: 2 live models")
+    assert note.endswith("with 3 policies: 1 live model")
 
 
 def test_what_cannot_be_prepared(bench, made, monkeypatch):
@@ -180,7 +180,7 @@ def test_slerp_of_weights_where_rows_cannot_be_scaled(library, tmp_path):
     bench = Workbench(library, device=CPU)
     scaled = Place(method="slerp-weights", eta=0.8)
     found = texts(bench, selection, SFT, scaled)
-    assert "live models" in bench.loaded()[-1]
+    assert "live model" in bench.loaded()[-1]
     assert texts(bench, selection, SFT, Place(eta=0.8))[0] == found[0]
     assert bench.loaded()[-1].endswith("2 adapters over one base")
     assert texts(bench, selection, SFT, scaled) == found

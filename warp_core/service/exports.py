@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from warp_core.errors import WorkspaceError
 from warp_core.policy.model import Policy, load_policy
 from warp_core.policy.prompts import encode_prompts
 from warp_core.service.documents import ExportReport
-from warp_core.service.jobs import Context
+from warp_core.service.jobs import Cancelled, Context
 from warp_core.service.library import Library
 from warp_core.service.protocol import ExportRequest
 from warp_core.service.snippets import adapter_snippets, model_snippets
@@ -47,6 +48,8 @@ class _Seen:
 def export(library: Library, request: ExportRequest, context: Context) -> dict[str, Any]:
     """Return an `ExportReport` as JSON; the folder is in the workspace under exports/NAME, whole or not there.
 
+    An export that is cancelled leaves nothing, also where the folder was written and is being read back.
+
     Raises:
         WorkspaceError: the name is not safe or taken, or the disk refuses.
         RecipeError: the shard size is none, or the weights of the place do not fit.
@@ -63,7 +66,13 @@ def export(library: Library, request: ExportRequest, context: Context) -> dict[s
     prompts = library.prompts(request.selection)
     base_name = _base_name(library, request, sources)
     report = _written(sources, recipe, request, out, base_name, context)
-    checked = _checked(sources, request, report, config, prompts[:COMPARED_PROMPTS], context) if request.verify else {}
+    checked: dict[str, Any] = {}
+    if request.verify:
+        try:
+            checked = _checked(sources, request, report, config, prompts[:COMPARED_PROMPTS], context)
+        except Cancelled:
+            shutil.rmtree(out)
+            raise
     # Our name for the embedded model means nothing to other programs.
     base = base_name if base_name and base_name != EMBEDDED else str(sources.sft.path.resolve())
     transformers, vllm = _snippets(request, out, config, base=base, prompt=prompts[0])

@@ -1,22 +1,22 @@
 """Full checkpoints side by side: the sources of a merge once in memory, and a live model per pane that they move.
 
 Memory: the init, every policy and the SFT policy of one iteration, and up to three live models, made when they are
-first needed and as far as the memory allows; with fewer of them than models the panes take turns.
+first needed and as far as the memory allows; with fewer of them than models the panes take turns. The SFT policy's own
+pane computes with the weights that the merges hold, where these are of the dtype that is computed in.
 """
 
 import copy
 import gc
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import psutil
 import torch
 
-from warp_core.policy.model import Policy, load_policy, pointed_at
-from warp_core.service.seats import SFT_KEY, Blend, Seat
+from warp_core.policy.model import Policy, load_policy
+from warp_core.service.seats import Blend, Seat
 from warp_core.training.warp import Sources
 from warp_core.weights import Checkpoint, ResidentMerge
 
@@ -76,21 +76,19 @@ class Slots:
         device: where they live.
         dtype: what they compute in.
         shared: where the sources of merges are held.
+
+    Attributes:
+        policy: the SFT policy, which no merge moves.
     """
 
     def __init__(
         self, sft: Checkpoint, *, device: torch.device, dtype: torch.dtype, shared: SharedSources | None = None
     ) -> None:
-        self._sft, self._device, self._dtype = sft, device, dtype
+        self._sft, self._device = sft, device
         self._shared = shared or SharedSources()
-        first = load_policy(sft.path, device=device, dtype=dtype)
-        self._live = [_Live(policy=first, key=SFT_KEY)]
+        self._live: list[_Live] = []
         self._calls = 0
-
-    @property
-    def policy(self) -> Policy:
-        """One of the live models: its tokenizer and configuration are those of all."""
-        return self._live[0].policy
+        self.policy = load_policy(sft.path, device=device, dtype=dtype)
 
     @property
     def num_live(self) -> int:
@@ -103,26 +101,19 @@ class Slots:
         Where they cannot, `begin` of one seat may take the weights of another away.
         """
         self._calls += 1
-        wanted = list(dict.fromkeys(blend.key for blend in blends))
+        wanted = list(dict.fromkeys(blend.key for blend in blends if not blend.is_sft))
         self._make_room(len(wanted), blends[0])
-        together = len(wanted) <= len(self._live)
         chosen = self._assign(wanted)
         for key in wanted:
             chosen[key].used = self._calls
-        sft = next((chosen[blend.key].policy for blend in blends if blend.is_sft), None) if together else None
-        seats = []
-        for number, blend in enumerate(blends):
-            live = chosen[blend.key]
-            seats.append(
-                Seat(
-                    panes=(number,),
-                    policy=live.policy,
-                    begin=partial(self._put, live, blend),
-                    reference=sft,
-                    anchor=partial(self._at_sft, live),
-                )
-            )
-        return seats, together
+        seats = [self._seat(number, blend, chosen) for number, blend in enumerate(blends)]
+        return seats, len(wanted) <= len(self._live)
+
+    def _seat(self, number: int, blend: Blend, chosen: Mapping[str, _Live]) -> Seat:
+        if blend.is_sft:
+            return Seat(panes=(number,), policy=self.policy, begin=lambda: None, reference=self.policy)
+        live = chosen[blend.key]
+        return Seat(panes=(number,), policy=live.policy, begin=partial(self._put, live, blend), reference=self.policy)
 
     def _make_room(self, wanted: int, blend: Blend) -> None:
         """Make more live models where they are wanted and the memory allows, the sources still to be read included."""
@@ -131,7 +122,9 @@ class Slots:
             held = {}
         sources = sum(entry.numel * entry.dtype.itemsize for one in held.values() for entry in one.tensors.values())
         size = sum(tensor.numel() * tensor.element_size() for tensor in self.policy.model.parameters())
-        while len(self._live) < min(wanted, MAX_LIVE) and free_bytes(self._device) > size + sources + _RESERVE_BYTES:
+        while len(self._live) < min(wanted, MAX_LIVE):
+            if self._live and free_bytes(self._device) <= size + sources + _RESERVE_BYTES:
+                return
             twin = replace(self.policy, model=copy.deepcopy(self.policy.model))
             self._live.append(_Live(policy=twin))
 
@@ -148,15 +141,9 @@ class Slots:
     def _put(self, live: _Live, blend: Blend) -> None:
         if live.key == blend.key:
             return
+        assert blend.coefficients is not None, "the SFT policy has a seat of its own"
         live.key = None
-        merge = self._merge_for(live, blend)
-        if blend.coefficients is not None:
-            merge.move(blend.coefficients)
-        else:
-            held = merge.parameters_of(self._sft)
-            with torch.no_grad():
-                for name, parameter in live.policy.model.named_parameters():
-                    parameter.copy_(held[name])
+        self._merge_for(live, blend).move(blend.coefficients)
         live.key = blend.key
 
     def _merge_for(self, live: _Live, blend: Blend) -> ResidentMerge:
@@ -169,14 +156,15 @@ class Slots:
             gc.collect()
             live.merge = self._shared.merge_on(live.policy.model, sources=blend.sources)
             live.sources = ids
+            self._share(live.merge)
         return live.merge
 
-    @contextmanager
-    def _at_sft(self, live: _Live) -> Iterator[None]:
-        # Whichever sources are in memory, the SFT policy is among them.
-        held = next(one.merge for one in self._live if one.merge is not None).parameters_of(self._sft)
-        with pointed_at(live.policy.model, {name: tensor.to(self._dtype) for name, tensor in held.items()}):
-            yield
+    def _share(self, merge: ResidentMerge) -> None:
+        """Let the SFT policy compute with the weights that a merge holds, which never change."""
+        held = merge.parameters_of(self._sft)
+        for name, parameter in self.policy.model.named_parameters():
+            if held[name].dtype == parameter.dtype:
+                parameter.data = held[name]
 
 
 def _ids(sources: Sources) -> tuple[str, ...]:
