@@ -58,6 +58,8 @@ def test_a_picture_has_its_lines_where_the_numbers_are(tmp_path):
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
     assert y1 - y2 == pytest.approx(3 * (y0 - y1), abs=0.4), "up is less"
     assert root.findall(".//{*}script") == []
+    said = " ".join(text.text for text in root.findall(".//{*}text") if text.text and "said" in text.text)
+    assert said.split() == ["said"] * 60, "all of the caption, on several lines"
     assert "<script>" not in (tmp_path / "x.svg").read_text()
 
 

@@ -9,7 +9,6 @@ COLORS = (
     "#3b6fd4", "#d1603d", "#2f9e79", "#8a5cc2", "#b8860b", "#c2477f", "#4d8fac", "#7a7f33", "#a0522d", "#5f6b7a",
 )  # fmt: skip
 AXES = {
-    "at": "place on the curve",
     "eta": "eta",
     "lambda": "lambda",
     "step": "training step",

@@ -34,7 +34,7 @@ def write_study_svg(path: Path, panels: Sequence[Panel], *, title: str, caption:
     ]
     width = max(1, columns) * _WIDE + 10
     legend, foot = _legend(panels, top=60 + rows * _HIGH, width=width)
-    lines = _wrapped(plain(caption), width // 6)
+    lines = _wrapped(caption, width // 6)
     said = [
         f'<text class="mild" x="16" y="{foot + _ROW * i}" style="font-size:11px">{escape(line)}</text>'
         for i, line in enumerate(lines)

@@ -68,7 +68,8 @@ def panels_of(outcome: Outcome) -> list[Panel]:
 
 
 def _panel(evidence: Evidence, x: Axis, y: Axis) -> Panel:
-    lines, axes = [], set()
+    own = next(iter(evidence.curves.values()))[0].axis
+    lines = []
     for seed, curves in evidence.curves.items():
         for place, curve in enumerate(curves):
             found = [
@@ -76,9 +77,9 @@ def _panel(evidence: Evidence, x: Axis, y: Axis) -> Panel:
                 for at, one in zip(curve.at, evidence.found[seed, curve.name], strict=True)
                 if one is not None and _read(one, at, x) is not None and _read(one, at, y) is not None
             ]
-            if not found or (x == "at" and len(curve.models) < 2):
+            # What is drawn along eta has no place for steps.
+            if not found or (x == "at" and (curve.axis != own or len(curve.models) < 2)):
                 continue
-            axes.add(curve.axis)
             lines.append(
                 Line(
                     name=curve.name,
@@ -91,8 +92,7 @@ def _panel(evidence: Evidence, x: Axis, y: Axis) -> Panel:
                     in_legend=seed == next(iter(evidence.curves)),
                 )
             )
-    label = AXES["at"] if x == "at" and len(axes) != 1 else AXES[axes.pop() if x == "at" else x]
-    return Panel(x_label=label, y_label=AXES[y], lines=tuple(lines))
+    return Panel(x_label=AXES[own if x == "at" else x], y_label=AXES[y], lines=tuple(lines))
 
 
 def _read(found: Found, at: float, axis: Axis) -> float | None:
