@@ -16,12 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.document import (
-    README,
     RESULTS,
     Document,
     begin_document,
+    pages,
     with_outcome,
-    with_table,
     write_document,
 )
 from bench.models import default_scratch
@@ -114,12 +113,13 @@ def save(document: Document, out: Path | None) -> None:
 
 
 def finish(document: Document, partial: Path) -> None:
-    """Publish a whole run: its dated JSON, and the table in bench/README.md."""
+    """Publish a whole run: its dated JSON, and its tables in the pages."""
     path = RESULTS / f"{document.date[:10]}.json"
     write_document(path, document)
     partial.unlink(missing_ok=True)
-    README.write_text(with_table(README.read_text(encoding="ascii"), document), encoding="ascii")
-    say(f"wrote {path} and the table of {README}")
+    for page, text in pages(document).items():
+        page.write_text(text, encoding="ascii")
+    say(f"wrote {path}, and its tables into bench/README.md and docs/performance.md")
 
 
 def tell(outcome: Outcome, seconds: float) -> None:

@@ -18,10 +18,11 @@ from bench.running import ROOT, Outcome
 from bench.settings import Settings
 from bench.table import table_of
 
-__all__ = ["Document", "begin_document", "newest", "read_document", "with_outcome", "with_table", "write_document"]
+__all__ = ["Document", "begin_document", "newest", "pages", "read_document", "with_outcome", "write_document"]
 
 RESULTS = ROOT / "bench" / "results"
 README = ROOT / "bench" / "README.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 PEERS = ("torch", "transformers", "mergekit", "trl")
 BEGIN, END = "<!-- begin:results -->\n", "<!-- end:results -->"
@@ -99,16 +100,23 @@ def newest() -> Path | None:
     return max(RESULTS.glob("20??-??-??.json"), default=None)
 
 
-def with_table(text: str, document: Document) -> str:
-    """Return the text of bench/README.md with the document's table between its markers.
+def pages(document: Document) -> dict[Path, str]:
+    """Return the pages that show a run, as they should be: all of it in bench/README.md, in docs/performance.md what has
+    an aim.
 
-    Raises ValueError where the markers are missing.
+    Raises ValueError where markers are missing.
     """
-    before, found_begin, rest = text.partition(BEGIN)
+    aimed = replace(document, rows=[row for row in document.rows if row.aim])
+    return {README: _with_part(README, summary(document)), PERFORMANCE: _with_part(PERFORMANCE, summary(aimed))}
+
+
+def _with_part(path: Path, body: str) -> str:
+    """The text of a page with `body` between its markers."""
+    before, found_begin, rest = path.read_text(encoding="ascii").partition(BEGIN)
     _, found_end, after = rest.partition(END)
     if not found_begin or not found_end:
-        raise ValueError(f"bench/README.md needs {BEGIN.strip()} and {END}")
-    return f"{before}{BEGIN}{summary(document)}{END}{after}"
+        raise ValueError(f"{path.name} needs {BEGIN.strip()} and {END}")
+    return f"{before}{BEGIN}{body}{END}{after}"
 
 
 def summary(document: Document) -> str:

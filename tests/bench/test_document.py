@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from bench import document
-from bench.document import begin_document, read_document, with_outcome, with_table, write_document
+from bench.document import begin_document, pages, read_document, with_outcome, write_document
 from bench.rows import Row
 from bench.running import Outcome
 
@@ -32,17 +32,32 @@ def test_a_document_says_where_it_was_made(settings):
     assert made.date.startswith("20")
 
 
-def test_the_table_stands_between_its_markers(settings, rows):
+@pytest.fixture
+def two_pages(tmp_path, monkeypatch):
+    """The pages that show a run."""
+    for name in ("README", "PERFORMANCE"):
+        (tmp_path / name).write_text(TEXT, encoding="ascii")
+        monkeypatch.setattr(document, name, tmp_path / name)
+    return tmp_path / "README", tmp_path / "PERFORMANCE"
+
+
+def test_the_tables_stand_between_their_markers(two_pages, settings, rows):
+    readme, performance = two_pages
     made = replace(begin_document(settings), rows=rows, problems={"scale": "took longer than 900 s"})
-    text = with_table(TEXT, made)
-    assert text.startswith("before\n<!-- begin:results -->\n20")
-    assert text.endswith("<!-- end:results -->\nafter\n")
-    assert "old" not in text
-    assert "### merge" in text
-    assert "`scale` gave no rows: took longer than 900 s." in text
-    assert with_table(text, made) == text
-    with pytest.raises(ValueError, match="needs <!-- begin:results -->"):
-        with_table("no markers", made)
+    found = pages(made)
+    for text in found.values():
+        assert text.startswith("before\n<!-- begin:results -->\n20")
+        assert text.endswith("<!-- end:results -->\nafter\n")
+        assert "old" not in text
+        assert "`scale` gave no rows: took longer than 900 s." in text
+        assert "### merge" in text
+    assert "### front" in found[readme]
+    assert "### front" not in found[performance], "it has no aim"
+    readme.write_text(found[readme], encoding="ascii")
+    assert pages(made) == found
+    readme.write_text("no markers", encoding="ascii")
+    with pytest.raises(ValueError, match="README needs <!-- begin:results -->"):
+        pages(made)
 
 
 def test_the_newest_document_is_found_by_its_date(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import re
 import pytest
 
 from bench import __main__ as command
+from bench import document
 from bench.rows import Row
 from bench.running import Outcome
 
@@ -26,7 +27,10 @@ def ran(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "run_bench", run_bench)
     monkeypatch.setattr(command, "embedded_model", lambda: tmp_path)
     monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(command, "README", readme)
+    performance = tmp_path / "performance.md"
+    performance.write_text(readme.read_text(encoding="ascii"), encoding="ascii")
+    monkeypatch.setattr(document, "README", readme)
+    monkeypatch.setattr(document, "PERFORMANCE", performance)
     return done
 
 
