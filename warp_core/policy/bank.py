@@ -31,7 +31,7 @@ from warp_core.errors import MismatchError
 from warp_core.policy.kernels import make_kernel
 from warp_core.policy.model import Policy
 from warp_core.weights import Checkpoint, Coefficients
-from warp_core.weights.adapters import read_adapter, stack_adapters
+from warp_core.weights.adapters import FactorStack, read_adapter, stack_adapters
 from warp_core.weights.resident import parameter_row
 
 __all__ = ["AdapterBank", "Mix", "Table"]
@@ -57,20 +57,26 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Factors:
-    """The factors of all adapters for a layer: sum_k B_k A_k = sum_c bt_CO[c] a_IR[:, r(c)]'.
+    """The factors of all adapters for N layers of the same shapes: sum_k B_k A_k = sum_c bt_CO[c] a_IR[:, r(c)]'.
 
-    `rows_RC` is 1 where r is r(c); None where every column has a row of its own, in order.
+    `rows_NRC` is 1 where r is r(c); None where every column has a row of its own, in order. A product for each layer
+    would take longer to start than to compute.
     """
 
-    a_IR: torch.Tensor
-    bt_CO: torch.Tensor
-    rows_RC: torch.Tensor | None
+    numbers: tuple[int, ...]
+    a_IR: tuple[torch.Tensor, ...]
+    bt_NCO: torch.Tensor
+    rows_NRC: torch.Tensor | None
 
-    def weighted(self, coef_PC: torch.Tensor) -> torch.Tensor:
-        """Return bt_PRO in float32, such that mix p adds (x a_IR) bt_PRO[p]."""
-        if self.rows_RC is None:
-            return coef_PC[:, :, None] * self.bt_CO
-        return torch.matmul(self.rows_RC * coef_PC[:, None], self.bt_CO)
+    def updates(self, coef_NPC: torch.Tensor, dtype: torch.dtype) -> Iterator[tuple[int, "_Update"]]:
+        """Yield the number of each layer with bt_PRO, such that mix p adds (x a_IR) bt_PRO[p]."""
+        if self.rows_NRC is None:
+            bt_NPRO = coef_NPC[..., None] * self.bt_NCO[:, None]
+        else:
+            rows_NXC = (self.rows_NRC[:, None] * coef_NPC[:, :, None]).flatten(1, 2)
+            bt_NPRO = torch.bmm(rows_NXC, self.bt_NCO).unflatten(1, (coef_NPC.shape[1], -1))
+        for number, a_IR, bt_PRO in zip(self.numbers, self.a_IR, bt_NPRO.to(dtype), strict=True):
+            yield number, _Update(a_IR, bt_PRO)
 
 
 class _Update(NamedTuple):
@@ -115,8 +121,6 @@ class _Now(threading.local):
 class _BankLinear(nn.Module):
     """A linear layer of the base that adds what the present table says."""
 
-    rows_stay = True  # the number of a row says which mix it is
-
     def __init__(self, base: nn.Linear | Conv1D, number: int, now: _Now) -> None:
         super().__init__()
         self.transposed = isinstance(base, Conv1D)
@@ -124,6 +128,11 @@ class _BankLinear(nn.Module):
         self.bias = None if base.bias is None else base.bias.detach().clone()
         self.kernel = make_kernel(weight.T if self.transposed else weight, self.bias)
         self.number, self.now = number, now
+
+    @property
+    def rows_stay(self) -> bool:
+        """Whether the number of a row says which mix it is; every row of the base is the base."""
+        return self.now.table is not None
 
     @property
     def weight(self) -> torch.Tensor:
@@ -187,7 +196,7 @@ class AdapterBank:
         self._others_are_hooked = False
         self._lock = threading.Lock()
         self._held: tuple[Checkpoint, ...] = ()
-        self._factors_J: list[_Factors | None] = [None] * len(self._linears)
+        self._factors: list[_Factors] = []
         self._column_source = self._column_layer = np.empty(0, dtype=np.int64)
         self._widths = [0] * len(self._linears)
         self._adapted: set[str] = set()
@@ -222,30 +231,33 @@ class AdapterBank:
         unknown = sorted(stacks.keys() - set(self._linears))
         for name in unknown:
             raise MismatchError(f"module {name!r} of an adapter is no linear layer of {self.base.path}")
-        factors_J: list[_Factors | None] = []
+        alike: dict[tuple[int, ...], list[int]] = {}
         sources, layers, widths = [], [], []
-        device = self.policy.device
         for number, name in enumerate(self._linears):
             stack = stacks.get(name)
-            factors = None
-            if stack is not None and len(stack.source):
-                in_order = len(stack.a) == len(stack.row)
-                rows_RC = None if in_order else torch.eye(len(stack.a), device=device)[:, stack.row]
-                factors = _Factors(
-                    a_IR=stack.a.T.contiguous().to(device, self.policy.dtype),
-                    bt_CO=stack.b_all.T.contiguous().to(device),
-                    rows_RC=rows_RC,
-                )
+            width = 0 if stack is None else len(stack.source)
+            if stack is not None and width:
+                alike.setdefault((len(stack.a), *stack.b_all.shape), []).append(number)
                 sources.append(stack.source.numpy())
-                layers.append(np.full(len(stack.source), number))
-            factors_J.append(factors)
-            widths.append(0 if factors is None else len(factors.bt_CO))
+                layers.append(np.full(width, number))
+            widths.append(width)
         self._column_source, self._column_layer = (
             np.concatenate(parts) if parts else np.empty(0, dtype=np.int64) for parts in (sources, layers)
         )
-        self._held, self._factors_J, self._widths = adapters, factors_J, widths
+        groups = [[(number, stacks[self._linears[number]]) for number in numbers] for numbers in alike.values()]
+        self._held, self._factors, self._widths = adapters, [self._together(group) for group in groups], widths
         self._adapted = {f"{name}.weight" for name in stacks}
         self._rows = {}
+
+    def _together(self, group: Sequence[tuple[int, FactorStack]]) -> _Factors:
+        device, stacks = self.policy.device, [stack for _, stack in group]
+        eyes = [torch.eye(len(stack.a), device=device)[:, stack.row] for stack in stacks]
+        return _Factors(
+            numbers=tuple(number for number, _ in group),
+            a_IR=tuple(stack.a.T.contiguous().to(device, self.policy.dtype) for stack in stacks),
+            bt_NCO=torch.stack([stack.b_all.T for stack in stacks]).to(device),
+            rows_NRC=None if len(stacks[0].a) == len(stacks[0].row) else torch.stack(eyes),
+        )
 
     def mix(self, coefficients: Coefficients, sources: Sequence[Checkpoint]) -> Mix:
         """Return a merge of [init, policies..., towards] (no `towards` where the coefficients need none)."""
@@ -281,7 +293,7 @@ class AdapterBank:
         """
         with self._lock:
             places = {one.id: number for number, one in enumerate(self._held)}
-            factors_J, widths = self._factors_J, self._widths
+            factors, widths = self._factors, self._widths
             columns = self._column_source, self._column_layer
         factors_PKJ = np.zeros((len(mixes), len(places), len(self._linears)))
         for p, mix in enumerate(mixes):
@@ -293,10 +305,12 @@ class AdapterBank:
         if not scaled and not factors_PKJ.any():
             return None
         flat_PC = torch.from_numpy(factors_PKJ[:, columns[0], columns[1]]).float().to(self.policy.device)
-        updates_J = [
-            None if one is None else _Update(one.a_IR, one.weighted(coef_PC).to(self.policy.dtype))
-            for one, coef_PC in zip(factors_J, torch.split(flat_PC, widths, dim=1), strict=True)
-        ]
+        coef_J = torch.split(flat_PC, widths, dim=1)
+        updates_J: list[_Update | None] = [None] * len(widths)
+        for group in factors:
+            coef_NPC = torch.stack([coef_J[number] for number in group.numbers])
+            for number, update in group.updates(coef_NPC, self.policy.dtype):
+                updates_J[number] = update
         table = Table(
             num_mixes=len(mixes),
             updates_J=updates_J,
