@@ -1,6 +1,6 @@
 """SLERP on a Gram matrix alone: what the engine merges by and the app shows, without torch.
 
-Shape suffixes: M policies. Equation numbers are those of arXiv 2406.16768.
+Shape suffixes: L layers, M policies. Equation numbers are those of arXiv 2406.16768.
 """
 
 import math
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from warp_core.errors import GeometryError
 
-__all__ = ["slerp_coefficients", "slerp_pair"]
+__all__ = ["slerp_coefficients", "slerp_coefficients_of_layers", "slerp_pair"]
 
 Floats = NDArray[np.float64]
 SIN_PARALLEL = 1e-6  # below this sin W the two directions count as parallel: LERP limit
@@ -29,23 +29,39 @@ def slerp_coefficients(gram_MM: Floats, weights_M: Sequence[float] | Floats, *, 
 
     Raises GeometryError naming `layer` if a step would join opposite vectors.
     """
-    x_M = np.zeros(len(gram_MM))
+    coef_1M: Floats = slerp_coefficients_of_layers(np.asarray(gram_MM)[None], weights_M, layers=[layer])
+    row: Floats = coef_1M[0]
+    return row
+
+
+def slerp_coefficients_of_layers(
+    gram_LMM: Floats, weights_M: Sequence[float] | Floats, *, layers: Sequence[str]
+) -> Floats:
+    """`slerp_coefficients` of all layers at once, [L, M]: a slider of a model of 30 layers asks for them per frame.
+
+    Raises GeometryError naming the first layer in which a step would join opposite vectors.
+    """
+    x_LM = np.zeros(gram_LMM.shape[:2])
+    lengths_LM = np.sqrt(np.maximum(np.diagonal(gram_LMM, axis1=1, axis2=2), 0.0))
     total = 0.0
-    for m, weight in enumerate(np.asarray(weights_M, dtype=np.float64)):
+    for m, weight in enumerate(np.asarray(weights_M, dtype=np.float64).tolist()):
         if weight == 0:
             continue
         total += weight
-        length, own = math.sqrt(max(float(x_M @ gram_MM @ x_M), 0.0)), math.sqrt(max(float(gram_MM[m, m]), 0.0))
-        scale = length * own
-        cosine = float(gram_MM[m] @ x_M) / scale if scale > 0 else 1.0
-        lam = weight / total
-        try:
-            keep, join = (0.0, 1.0) if total == weight else slerp_pair(cosine, lam)
-        except GeometryError as err:
-            raise GeometryError(f"layer {layer!r}, policy {m + 1}: {err}") from None
-        x_M *= keep
-        x_M[m] += join
-    return x_M
+        if total == weight:
+            x_LM[:, m] = 1.0
+            continue
+        square_L = np.einsum("lm,lmk,lk->l", x_LM, gram_LMM, x_LM)
+        scale_L = np.sqrt(np.maximum(square_L, 0.0)) * lengths_LM[:, m]
+        inner_L = np.einsum("lm,lm->l", gram_LMM[:, m], x_LM)
+        cosine_L = np.where(scale_L > 0, inner_L / np.where(scale_L > 0, scale_L, 1.0), 1.0)
+        keep_L, join_L, opposite_L = _pairs(cosine_L, weight / total)
+        if opposite_L.any():
+            row = int(opposite_L.argmax())
+            raise GeometryError(f"layer {layers[row]!r}, policy {m + 1}: {_opposite(cosine_L[row])}")
+        x_LM *= keep_L[:, None]
+        x_LM[:, m] += join_L
+    return x_LM
 
 
 def slerp_pair(cosine: float, lam: float) -> tuple[float, float]:
@@ -54,13 +70,26 @@ def slerp_pair(cosine: float, lam: float) -> tuple[float, float]:
     Example: orthogonal vectors, lam = 1/2 -> (.7071, .7071). Parallel ones (sin W < 1e-6) -> the limit (1-lam, lam).
     Raises GeometryError when W is within 1e-3 of pi: opposite vectors have no shortest path.
     """
-    angle = math.acos(min(1.0, max(-1.0, cosine)))
-    if math.pi - angle < ANGLE_OPPOSITE:
-        raise GeometryError(
-            f"the task vectors are opposite (angle {math.degrees(angle):.2f} degrees), so their SLERP is undefined; "
-            "use --method lerp or drop one of them"
-        )
-    sine = math.sin(angle)
-    if sine < SIN_PARALLEL:
-        return 1.0 - lam, lam
-    return math.sin((1.0 - lam) * angle) / sine, math.sin(lam * angle) / sine
+    keep, join, opposite = _pairs(np.array([cosine]), lam)
+    if opposite[0]:
+        raise GeometryError(_opposite(cosine))
+    return float(keep[0]), float(join[0])
+
+
+def _pairs(cosine_L: Floats, lam: float) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """The two factors of each pair, and which pairs are opposite and have none."""
+    angle_L = np.arccos(np.clip(cosine_L, -1.0, 1.0))
+    sine_L = np.sin(angle_L)
+    parallel_L = sine_L < SIN_PARALLEL
+    sine_L = np.where(parallel_L, 1.0, sine_L)
+    keep_L = np.where(parallel_L, 1.0 - lam, np.sin((1.0 - lam) * angle_L) / sine_L)
+    join_L = np.where(parallel_L, lam, np.sin(lam * angle_L) / sine_L)
+    return keep_L, join_L, np.pi - angle_L < ANGLE_OPPOSITE
+
+
+def _opposite(cosine: float) -> str:
+    angle = math.degrees(math.acos(min(1.0, max(-1.0, cosine))))
+    return (
+        f"the task vectors are opposite (angle {angle:.2f} degrees), so their SLERP is undefined; "
+        "use --method lerp or drop one of them"
+    )

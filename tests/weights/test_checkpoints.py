@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from tests.weights.helpers import full_set
 from warp_core.errors import CheckpointError, MismatchError
-from warp_core.weights import adapter_base_name, check_checkpoint, open_checkpoint, require_mixable
+from warp_core.weights import adapter_base_name, architecture, check_checkpoint, open_checkpoint, require_mixable
 
 
 def edit_config(folder, name="config.json", **fields):
@@ -352,3 +354,46 @@ def test_check_says_which_shapes_differ(init):
 def test_bad_tokenizers(content, init):
     (init / "tokenizer.json").write_text(content, encoding="utf-8")
     assert_refused(init, r"tokenizer\.json")
+
+
+def test_what_a_config_says_is_kept_under_the_config_and_survives_damage(init, tmp_path, monkeypatch):
+    config, cache = tiny.read_json(init / "config.json"), tmp_path / "facts"
+    calls = []
+    honest = architecture._computed_facts
+    monkeypatch.setattr(architecture, "_computed_facts", lambda *a, **k: calls.append(1) or honest(*a, **k))
+    first = architecture.config_facts(config, path=init, cache_dir=cache)
+    assert architecture.config_facts(config, path=init, cache_dir=cache) == first
+    assert len(calls) == 1
+    assert architecture.config_facts(config | {"rms_norm_eps": 0.5}, path=init, cache_dir=cache) != first
+    assert len(calls) == 2
+    for text in ("", "{}", "[1]", '{"a": 1}'):
+        for file in cache.iterdir():
+            file.write_text(text, encoding="utf-8")
+        assert architecture.config_facts(config, path=init, cache_dir=cache) == first
+    with pytest.raises(CheckpointError, match="not a valid llama config"):
+        architecture.config_facts(config | {"hidden_size": "x"}, path=init, cache_dir=cache)
+
+
+WITHOUT_TRANSFORMERS = """
+import sys
+from warp_core.cli import main
+
+code = main(sys.argv[1:])
+print(sorted({"transformers", "peft"} & sys.modules.keys()), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_a_merge_of_folders_that_are_known_needs_no_transformers(tmp_path):
+    wide = {"hidden_size": 256, "intermediate_size": 2048, "num_hidden_layers": 9}
+    init = tiny.make_model("llama", tmp_path / "init", **wide)
+    policies = tiny.make_policies(init, tmp_path)
+    environment = os.environ | {"WARP_CACHE": str(tmp_path / "cache")}
+    said = []
+    for out in ("one", "two"):
+        command = [sys.executable, "-c", WITHOUT_TRANSFORMERS, "merge", "--init", init, "--policies", *policies]
+        command += ["--eta", "0.3", "--out", tmp_path / out]
+        done = subprocess.run([str(x) for x in command], capture_output=True, text=True, check=True, env=environment)
+        said.append(done.stderr.splitlines()[-1])
+    assert said == ["['transformers']", "[]"]
+    assert (tmp_path / "one" / "config.json").read_bytes() == (tmp_path / "two" / "config.json").read_bytes()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.weights import oracle
 from warp_core.errors import GeometryError, RecipeError
+from warp_core.slerp import slerp_coefficients_of_layers
 from warp_core.weights import Geometry, LayerInfo, Recipe, coefficients, slerp_coefficients, slerp_pair
 
 ORTHONORMAL = np.eye(3)
@@ -93,6 +94,20 @@ def test_weight_zero_leaves_a_policy_out_even_if_opposite():
     assert slerp_coefficients(gram, [0.0, 1.0]).tolist() == [0.0, 1.0]
     with pytest.raises(GeometryError, match="layer 'x', policy 2"):
         slerp_coefficients(gram, [0.5, 0.5], layer="x")
+
+
+def test_all_layers_at_once_are_the_layers_one_by_one():
+    vectors = np.random.default_rng(0).standard_normal((6, 4, 5))
+    vectors[1, 2] = vectors[1, 0]  # parallel
+    vectors[2, 1] = 0.0
+    gram = vectors @ vectors.swapaxes(1, 2)
+    weights = [0.1, 0.4, 0.0, 0.5]
+    together = slerp_coefficients_of_layers(gram, weights, layers=list("abcdef"))
+    assert together.tolist() == [slerp_coefficients(one, weights).tolist() for one in gram]
+    gram[4, 1], gram[4, :, 1] = -gram[4, 0], -gram[4, :, 0]
+    gram[4, 1, 1] = gram[4, 0, 0]
+    with pytest.raises(GeometryError, match="layer 'e', policy 2"):
+        slerp_coefficients_of_layers(gram, [0.5, 0.5, 0.0, 0.0], layers=list("abcdef"))
 
 
 def test_a_zero_task_vector_takes_the_lerp_limit():

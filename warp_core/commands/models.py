@@ -10,9 +10,6 @@ from warp_core.commands.answer import Answer
 from warp_core.commands.checks import require_new_folder
 from warp_core.commands.progress import show_progress
 from warp_core.errors import CheckpointError
-from warp_core.policy.loading import open_all
-from warp_core.training.measuring import require_iteration
-from warp_core.training.warp import reopen, sources_of
 from warp_core.weights import (
     Checkpoint,
     Geometry,
@@ -23,6 +20,7 @@ from warp_core.weights import (
     make_recipe,
     merge_to_folder,
 )
+from warp_core.weights.opening import open_all
 from warp_core.weights.shards import parse_size
 from warp_core.workspace.paths import cache_root, find_run
 from warp_core.workspace.sources import resolve_model
@@ -122,6 +120,10 @@ def _lasting_name(name: str | None) -> str | None:
 
 def export(args: Namespace) -> Answer:
     """Write the chosen model of a run."""
+    # What trains brings transformers with it, which a merge of folders needs not wait for.
+    from warp_core.training.measuring import require_iteration
+    from warp_core.training.warp import reopen, sources_of
+
     _require_output(args)
     run, config = reopen(find_run(args.run))
     if args.base:

@@ -2,10 +2,13 @@
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from warp_core.commands.console import say
-from warp_core.evaluation.points import Point
-from warp_core.training.policy_run import PolicyProgress
+
+if TYPE_CHECKING:  # a command that only shows how far it is has no need of them
+    from warp_core.evaluation.points import Point
+    from warp_core.training.policy_run import PolicyProgress
 
 __all__ = ["Clock", "duration", "say", "show_progress", "show_training"]
 
@@ -48,7 +51,7 @@ class Clock:
         )
 
 
-def show_training(progress: PolicyProgress, *, policies: int, iterations: int, left: str = "") -> None:
+def show_training(progress: "PolicyProgress", *, policies: int, iterations: int, left: str = "") -> None:
     """Write what happened in a run as one line, or two with an evaluation."""
     where = f"policy {progress.policy}/{policies}"
     if iterations > 1:
@@ -62,7 +65,7 @@ def show_training(progress: PolicyProgress, *, policies: int, iterations: int, l
         say(f"{where}: held-out {describe(progress.point)}")
 
 
-def describe(point: Point) -> str:
+def describe(point: "Point") -> str:
     """Return reward and KL with their errors."""
     return f"reward {_with_error(point.reward, point.reward_se)}, KL {_with_error(point.kl, point.kl_se)} nats"
 

@@ -2,11 +2,12 @@
 
 headers.py, tensor_io.py, folders.py     safetensors files: strict headers, piecewise reading and writing, safe paths
 architecture.py, lora_config.py          what must agree between checkpoints
-checkpoints.py, check.py                 open a model folder; list everything that is wrong with one
+checkpoints.py, opening.py, check.py     open a model folder, or by a name; list everything that is wrong with one
 layers.py, geometry.py, grams.py         layers, the Gram matrix and what follows from it, its computation
 recipes.py, coefficients.py              the definition of a merge, and the method: SLERP, LERP, eq. 26, LITI
 adapters.py, adapter_folder.py           low-rank factors: exact merges of LoRA adapters
 blend.py, streamed.py, resident.py       the arithmetic of a merge: to disk piece by piece, and in memory in place
+workers.py, staging.py                   pieces of tensors, a core each; from the host to a device ahead of their use
 shards.py, model_files.py                what an exported folder holds beside the tensors
 """
 

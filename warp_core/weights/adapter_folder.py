@@ -56,5 +56,5 @@ def write_adapter(
     shapes = {name: (dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
     with ShardWriter(folder / "adapter_model.safetensors", shapes) as writer:
         for name in writer.names:
-            writer.write(tensors[name].detach().cpu().to(dtype))
+            writer.write(name, tensors[name].detach().cpu().to(dtype))
     return config

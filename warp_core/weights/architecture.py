@@ -1,14 +1,17 @@
 """What must be equal for two models to be mixed: the config fields that change the function, and the tokenizer."""
 
 import hashlib
+import importlib.metadata
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from warp_core.errors import CheckpointError
+from warp_core.errors import CheckpointError, WorkspaceError
 from warp_core.weights.folders import read_json_object, safe_file
+from warp_core.workspace.publish import write_json_atomic
 
 __all__ = ["config_facts", "digest", "read_config", "tokenizer_fingerprint"]
 
@@ -21,6 +24,7 @@ _IGNORED = re.compile(
     r"torchscript|unsloth_.*|model_name|num_labels|_commit_hash"
 )
 _TOKENIZER_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+_FACTS_FORMAT = 1  # raise it when _IGNORED or the flattening changes: what was kept before is then ignored
 _SIZES_LISTS = ("layer", "block", "depth")  # fields by which a config class makes lists
 _fingerprints: dict[str, str] = {}
 
@@ -44,12 +48,29 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def config_facts(config: Mapping[str, Any], *, path: Path) -> dict[str, str]:
+def config_facts(config: Mapping[str, Any], *, path: Path, cache_dir: Path | None = None) -> dict[str, str]:
     """The fields that change the function, flattened, as JSON text by name.
 
     Defaults are filled in by the config class of transformers where it knows the model type, so that configs written
     by different versions compare equal. Raises CheckpointError if that class refuses the values.
+
+    cache_dir: what came of a config is kept there, because that import takes longer than many a merge.
     """
+    if cache_dir is None:
+        return _computed_facts(config, path=path)
+    version = importlib.metadata.version("transformers")
+    place = cache_dir / f"{digest([_FACTS_FORMAT, version, config])}.json"
+    with suppress(OSError, ValueError):  # a damaged cache is computed again
+        known = json.loads(place.read_text(encoding="utf-8"))
+        if isinstance(known, dict) and known and all(isinstance(value, str) for value in known.values()):
+            return known
+    facts = _computed_facts(config, path=path)
+    with suppress(WorkspaceError):  # a cache that cannot be written costs time, never an answer
+        write_json_atomic(place, facts)
+    return facts
+
+
+def _computed_facts(config: Mapping[str, Any], *, path: Path) -> dict[str, str]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     full: Mapping[str, Any] = config

@@ -22,21 +22,38 @@ def working_dtype(*dtypes: torch.dtype) -> torch.dtype:
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
-def blend(pieces: Sequence[torch.Tensor], factors_K: NDArray[np.float64]) -> torch.Tensor:
-    """sum_k factors[k] * pieces[k], in float32 at least, as a new tensor.
+def blend(
+    pieces: Sequence[torch.Tensor],
+    factors_K: NDArray[np.float64],
+    *,
+    out: torch.Tensor | None = None,
+    term: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """sum_k factors[k] * pieces[k], in float32 at least.
 
-    Pieces with factor 0 are not touched, so one source with factor 1 comes back bitwise.
+    out, term: memory of the size of a piece and of the working dtype, for the result and for a product; new if not
+    given. Pieces with factor 0 are not touched, so one source with factor 1 comes back bitwise.
     """
     dtype = working_dtype(*(piece.dtype for piece in pieces))
-    total: torch.Tensor | None = None
-    for piece, factor in zip(pieces, factors_K.tolist(), strict=True):
-        if factor == 0:
-            continue
-        term = piece.to(dtype, copy=True)
-        if factor != 1:
-            term.mul_(factor)
-        total = term if total is None else total.add_(term)
-    return pieces[0].to(dtype, copy=True).zero_() if total is None else total
+    total = torch.empty_like(pieces[0], dtype=dtype) if out is None else out
+    used = [(piece, factor) for piece, factor in zip(pieces, factors_K.tolist(), strict=True) if factor != 0]
+    if not used:
+        return total.zero_()
+    _product(*used[0], out=total)
+    if len(used) > 1 and term is None:
+        term = torch.empty_like(total)
+    for piece, factor in used[1:]:
+        assert term is not None
+        total.add_(piece if factor == 1 and piece.dtype == dtype else _product(piece, factor, out=term))
+    return total
+
+
+def _product(piece: torch.Tensor, factor: float, *, out: torch.Tensor) -> torch.Tensor:
+    """factor * piece, rounded once in the dtype of `out`."""
+    if factor != 1 and piece.dtype == out.dtype:
+        return torch.mul(piece, factor, out=out)
+    out.copy_(piece)
+    return out if factor == 1 else out.mul_(factor)
 
 
 def add_update(

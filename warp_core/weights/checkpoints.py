@@ -1,6 +1,7 @@
 """Open a model folder: a full checkpoint or a PEFT LoRA adapter over one. Reads headers and hashes, never runs code."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ __all__ = ["Checkpoint", "SourceFile", "adapter_base_name", "open_checkpoint", "
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 _HEADS = ("lm_head.weight", "embed_out.weight")
-_LARGE_BYTES = 50_000_000  # smaller files are hashed faster than a cache is read
+_LARGE_BYTES = 50_000_000  # the hashes of smaller files, and what else is known of such folders, are not kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,8 @@ def _open_full(path: Path) -> Checkpoint:
     config = read_config(path)
     for entry in tensors.values():
         require_mixable_dtype(entry)
-    facts = config_facts(config, path=path / "config.json")
+    large = sum(entry.size_bytes for entry in tensors.values()) > _LARGE_BYTES
+    facts = config_facts(config, path=path / "config.json", cache_dir=cache_root() / "facts" if large else None)
     tensors = _without_tied_copy(tensors, tied=facts.get("tie_word_embeddings") == "true")
     shapes = sorted((entry.name, list(entry.shape)) for entry in tensors.values())
     files = hash_files(tensors)
@@ -169,13 +171,16 @@ def _base_folder(path: Path, name: str, base: Path | None) -> Path:
 
 
 def hash_files(tensors: Mapping[str, TensorEntry]) -> tuple[SourceFile, ...]:
-    """SHA-256 of every file that holds one of the tensors."""
-    hashes = []
-    for file in sorted({entry.file for entry in tensors.values()}):
-        stamp = _stamp(file)
-        cache = cache_root() / "hashes" if stamp[0] > _LARGE_BYTES else None
-        hashes.append(SourceFile(name=file.name, sha256=sha256_file(file, cache_dir=cache), stamp=stamp))
-    return tuple(hashes)
+    """SHA-256 of every file that holds one of the tensors; files are read side by side."""
+    files = sorted({entry.file for entry in tensors.values()})
+    with ThreadPoolExecutor(max_workers=min(len(files), torch.get_num_threads())) as pool:
+        return tuple(pool.map(_hash_file, files))
+
+
+def _hash_file(file: Path) -> SourceFile:
+    stamp = _stamp(file)
+    cache = cache_root() / "hashes" if stamp[0] > _LARGE_BYTES else None
+    return SourceFile(name=file.name, sha256=sha256_file(file, cache_dir=cache), stamp=stamp)
 
 
 def require_unchanged(checkpoints: Iterable[Checkpoint]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warp_core.errors import RecipeError
-from warp_core.slerp import slerp_coefficients, slerp_pair
+from warp_core.slerp import slerp_coefficients, slerp_coefficients_of_layers, slerp_pair
 from warp_core.weights.geometry import Geometry
 from warp_core.weights.layers import group_of
 from warp_core.weights.recipes import Recipe
@@ -80,8 +80,7 @@ def coefficients(recipe: Recipe, geometry: Geometry) -> Coefficients:
     else:
         gram_LMM = geometry.gram_LMM if recipe.method == "slerp" else geometry.full_gram_LMM
         gram_LMM = gram_LMM[:, columns][:, :, columns]
-        rows = [slerp_coefficients(gram, weights_M, layer=name) for name, gram in zip(names, gram_LMM, strict=True)]
-        merged_LM = np.asarray(rows).reshape(len(names), len(columns))
+        merged_LM = slerp_coefficients_of_layers(gram_LMM, weights_M, layers=names)
     # theta_merged = base_L * theta_init + sum_m merged_LM * delta_m
     base_L = merged_LM.sum(axis=1) if recipe.method == "slerp-weights" else np.ones(len(names))
     to_init = recipe.towards is None

@@ -21,7 +21,8 @@ from warp_core.weights.geometry import Geometry, LayerInfo
 from warp_core.weights.headers import TensorEntry
 from warp_core.weights.layers import group_of, layer_order
 from warp_core.weights.recipes import Granularity
-from warp_core.weights.tensor_io import CHUNK_NUMEL, TensorReader, row_chunks
+from warp_core.weights.tensor_io import TensorReader, row_chunks
+from warp_core.weights.workers import PIECE_NUMEL, Scratch, Workers, blocks_of
 from warp_core.workspace.publish import write_json_atomic
 
 __all__ = ["FORMAT", "compute_geometry"]
@@ -30,6 +31,7 @@ FORMAT = 1  # raise it when the numbers below change their meaning: old cache fi
 
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int], None]
+Block = tuple[TensorEntry, int, int]  # elements start..stop of a tensor
 TensorGrams = dict[str, tuple[int, Floats]]  # tensor -> (number of elements, gram [N, N]); moved tensors only below
 
 
@@ -43,9 +45,10 @@ def compute_geometry(
 ) -> Geometry:
     """Inner products of theta_init and all task vectors, per layer (or tensor, or for the whole model).
 
-    Reads each checkpoint once, in pieces of a quarter of a million elements. For adapters the products of updates come
-    from the factors, <B1 A1, B2 A2> = sum((B1' B2) * (A1 A2')), and only the base is read. Policies may be in any float
-    dtype; sums are float64. Rows are the layers that any adapter moves, or all layers for full checkpoints.
+    Reads each checkpoint once, in pieces that stay in the cache of a core, with one thread per core. For adapters the
+    products of updates come from the factors, <B1 A1, B2 A2> = sum((B1' B2) * (A1 A2')), and only the base is read.
+    Policies may be in any float dtype; differences and sums are float64. Rows are the layers that any adapter moves, or
+    all layers for full checkpoints.
 
     cache_dir: the result is kept there under the ids of the checkpoints; all granularities share one file.
     progress: called with (elements done, elements in all).
@@ -97,34 +100,54 @@ def _cached(
 def _full_grams(
     init: Checkpoint, policies: Sequence[Checkpoint], progress: Progress | None
 ) -> tuple[TensorGrams, list[str]]:
-    grams: TensorGrams = {}
-    done, total = 0, init.num_params
-    buffer = torch.empty(1 + len(policies), CHUNK_NUMEL, dtype=torch.float64)
-    with TensorReader() as reader:
-        for entry in _in_file_order(init):
+    done, total, width, scratch = 0, init.num_params, 1 + len(policies), Scratch()
+    blocks = ((entry, start, stop) for entry in _in_file_order(init) for start, stop in blocks_of(entry.numel))
+    with TensorReader() as reader, Workers() as workers:
+
+        def work(block: Block) -> tuple[Block, Floats]:
+            entry, start, stop = block
             entries = [entry, *(policy.tensors[entry.name] for policy in policies)]
-            grams[entry.name] = (entry.numel, _gram_of_tensor(reader, entries, buffer))
-            done += entry.numel
+            return block, _gram_of_block(reader, entries, start, stop, scratch)
+
+        grams = {entry.name: (entry.numel, np.zeros((width, width))) for entry in _in_file_order(init)}
+        for (entry, start, stop), gram_NN in workers.map(work, blocks):
+            grams[entry.name][1][...] += gram_NN
+            done += stop - start
             if progress:
                 progress(done, total)
     return grams, list(grams)
 
 
-def _gram_of_tensor(reader: TensorReader, entries: Sequence[TensorEntry], buffer_NC: torch.Tensor) -> Floats:
+def _gram_of_block(
+    reader: TensorReader, entries: Sequence[TensorEntry], start: int, stop: int, scratch: Scratch
+) -> Floats:
+    """The Gram of elements start..stop of one tensor, with the differences taken in float64.
+
+    Threads take turns in what Python does between two operations, so there are as few of these as can be.
+    """
     width = len(entries)
-    gram_NN = np.zeros((width, width))
-    for start in range(0, entries[0].numel, CHUNK_NUMEL):
-        stop = min(start + CHUNK_NUMEL, entries[0].numel)
-        x_NC = buffer_NC[:, : stop - start]
-        for row, entry in zip(x_NC, entries, strict=True):
-            row.copy_(reader.read(entry, start=start, stop=stop))
-        x_NC[1:] -= x_NC[0]
-        for i in range(width):
-            for j in range(i, width):  # dots beat a thin matrix product, and make the Gram exactly symmetric
-                gram_NN[i, j] += torch.dot(x_NC[i], x_NC[j]).item()
-        if not np.isfinite(gram_NN).all():
-            _raise_nonfinite(reader, entries, start, stop)
-    return gram_NN + np.triu(gram_NN, 1).T
+    gram_NN, part_NN = torch.zeros(2, width, width, dtype=torch.float64)
+    cells = [(i, j, part_NN[i, j]) for i in range(width) for j in range(i, width)]
+    buffer = scratch.take("gram", width * PIECE_NUMEL, torch.float64)
+    stored = [
+        reader.read_into(scratch.take(f"stored {k}", stop - start, entry.dtype), entry, start=start)
+        for k, entry in enumerate(entries)
+    ]
+    x_NC, numel = buffer.view(width, PIECE_NUMEL), 0
+    for first in range(0, stop - start, PIECE_NUMEL):
+        if numel != min(PIECE_NUMEL, stop - start - first):
+            numel = min(PIECE_NUMEL, stop - start - first)
+            rows, deltas = [row[:numel] for row in x_NC], x_NC[1:, :numel]
+        for row, values in zip(rows, stored, strict=True):
+            row.copy_(values[first : first + numel])
+        deltas.sub_(rows[0])
+        for i, j, cell in cells:  # dots beat a thin matrix product, and make the Gram exactly symmetric
+            torch.dot(rows[i], rows[j], out=cell)
+        gram_NN.add_(part_NN)
+    found: Floats = gram_NN.numpy()
+    if not np.isfinite(found).all():
+        _raise_nonfinite(reader, entries, start, stop)
+    return found + np.triu(found, 1).T
 
 
 def _raise_nonfinite(reader: TensorReader, entries: Sequence[TensorEntry], start: int, stop: int) -> None:
@@ -144,17 +167,21 @@ def _adapter_grams(
         weight_name(module, init.full.tensors) or module: stack
         for module, stack in stack_adapters([read_adapter(c) for c in (init, *policies)]).items()
     }
-    width = 1 + len(policies)
+    width, scratch = 1 + len(policies), Scratch()
     grams: TensorGrams = {}
     done, total = 0, init.num_params
-    with TensorReader() as reader:
-        for entry in _in_file_order(init.full):
+    with TensorReader() as reader, Workers() as workers:
+
+        def work(entry: TensorEntry) -> tuple[TensorEntry, Floats]:
             stack = stacks.get(entry.name)
-            if stack is None:
-                gram_NN = np.zeros((width, width))
-                gram_NN[0, 0] = _gram_of_tensor(reader, [entry], torch.empty(1, CHUNK_NUMEL, dtype=torch.float64))[0, 0]
-            else:
-                gram_NN = _factor_gram(reader, entry, stack, width)
+            if stack is not None:
+                return entry, _factor_gram(reader, entry, stack, width)
+            gram_NN = np.zeros((width, width))
+            for start, stop in blocks_of(entry.numel):
+                gram_NN[0, 0] += _gram_of_block(reader, [entry], start, stop, scratch)[0, 0]
+            return entry, gram_NN
+
+        for entry, gram_NN in workers.map(work, _in_file_order(init.full)):
             grams[entry.name] = (entry.numel, gram_NN)
             done += entry.numel
             if progress:

@@ -9,7 +9,7 @@ Shape suffixes: K sources [init, policies..., towards].
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,22 +24,28 @@ from warp_core.weights.blend import add_update, blend, working_dtype
 from warp_core.weights.checkpoints import Checkpoint, require_mixable
 from warp_core.weights.coefficients import Coefficients
 from warp_core.weights.layers import layer_of
+from warp_core.weights.staging import Staging, place_for
 from warp_core.weights.tensor_io import CHUNK_NUMEL, row_chunks
+from warp_core.weights.workers import PIECE_NUMEL, Scratch, Workers, blocks_of
 
 __all__ = ["ResidentMerge", "parameter_row"]
 
 _RENAMED = {"lm_head": "embed_out"}  # name in memory -> name on disk (GPT-NeoX)
 _ACCELERATOR_NUMEL = 1 << 26  # many small kernels would cost more than a temporary of this size
+_STAGED_NUMEL = 1 << 24  # elements that travel to a device at once, while those before are merged
 
 Factors = NDArray[np.float64]
+Span = tuple[str, int, int]  # elements start..stop of a parameter
 
 
 class ResidentMerge:
     """Holds all sources of a merge beside a live model and writes merges into the live parameters, in place.
 
     Memory: for full checkpoints a copy of theta_init and of every policy (and `towards`), in the dtype they have on
-    disk; for adapters one copy of the base and the factors. Tied parameters are moved once. The arithmetic is that of
-    `merge_to_folder`: on the CPU a preview equals an export of the same dtype bit for bit.
+    disk; for adapters one copy of the base and the factors. Where full checkpoints do not fit on a CUDA device beside
+    the model they are held in pinned memory of the host, from which each move brings them. Tied parameters are moved
+    once. The arithmetic is that of `merge_to_folder`: on the CPU a preview equals an export of the same dtype bit for
+    bit.
 
     Not safe to use while another thread runs the model.
     """
@@ -57,7 +63,9 @@ class ResidentMerge:
         self._sources = (init, *policies, *([towards] if towards else []))
         adapted = any(source.kind == "adapter" for source in self._sources)
         held = self._sources[:1] if adapted else self._sources
-        self._copies = [_parameters_like(model, source.full) for source in held]
+        self._device = next(iter(self._live.values())).device
+        fits = adapted or place_for(self._device, sum(_size_bytes(source) for source in held)) == self._device
+        self._copies = [_parameters_like(model, source.full, pinned=not fits) for source in held]
         self._stacks = _stacks_on(self._live, [read_adapter(s) for s in self._sources]) if adapted else {}
         self._adapted = adapted
         self.reset()
@@ -94,8 +102,7 @@ class ResidentMerge:
 
     def reset(self) -> None:
         """Set the live parameters to theta_init."""
-        for name in self._live:
-            self._write(name, self._init_factors())
+        self._write_all(dict.fromkeys(self._live, self._init_factors()))
 
     def move(self, coefficients: Coefficients) -> None:
         """Set the live parameters to a merge of the policies, in the order they were given.
@@ -113,24 +120,65 @@ class ResidentMerge:
         sources_LK = coefficients.sources_LK[:, : len(self._sources)]
         adapted = self._stacks if self._adapted else None
         rows = {name: parameter_row(coefficients, name, init=self._sources[0], adapted=adapted) for name in self._live}
-        for name, row in rows.items():
-            self._write(name, self._init_factors() if row is None else sources_LK[row])
+        init_K = self._init_factors()
+        self._write_all({name: init_K if row is None else sources_LK[row] for name, row in rows.items()})
 
     def _init_factors(self) -> Factors:
         factors_K = np.zeros(len(self._sources))
         factors_K[0] = 1.0
         return factors_K
 
-    def _write(self, name: str, factors_K: Factors) -> None:
-        live = self._live[name]
+    def _write_all(self, factors: Mapping[str, Factors]) -> None:
+        """Write sum_k factors[name][k] * source_k into every live parameter."""
         if self._adapted:
-            self._write_adapted(live, name, factors_K)
-            return
-        held = [copy[name].reshape(-1) for copy in self._copies]
+            for name, factors_K in factors.items():
+                self._write_adapted(self._live[name], name, factors_K)
+        elif all(live.device.type == "cpu" for live in self._live.values()):
+            self._write_on_cores(factors)
+        else:
+            self._write_on_device(factors)
+
+    def _write_on_cores(self, factors: Mapping[str, Factors]) -> None:
+        """Every core takes blocks and works through them in pieces that stay in its cache."""
+        scratch = Scratch()
+
+        def work(span: Span) -> None:
+            name, start, stop = span
+            live, (sources, factors_K) = self._live[name].view(-1), self._used(name, factors[name])
+            dtype = working_dtype(*(source.dtype for source in sources))
+            for first in range(start, stop, PIECE_NUMEL):
+                last = min(first + PIECE_NUMEL, stop)
+                straight = live.dtype == dtype
+                out = live[first:last] if straight else scratch.take("total", last - first, dtype)
+                term = scratch.take("term", last - first, dtype)
+                merged = blend([source[first:last] for source in sources], factors_K, out=out, term=term)
+                if not straight:
+                    live[first:last].copy_(merged)
+
+        with Workers() as workers:
+            for _ in workers.map(
+                work, ((name, *span) for name in factors for span in blocks_of(self._live[name].numel()))
+            ):
+                pass
+
+    def _write_on_device(self, factors: Mapping[str, Factors]) -> None:
+        """Large pieces; those of sources that are held on the host travel while the ones before are merged."""
+
+        def jobs() -> Iterator[tuple[tuple[Span, Factors], list[torch.Tensor]]]:
+            for name, all_K in factors.items():
+                sources, factors_K = self._used(name, all_K)
+                there = all(source.device == self._device for source in sources)
+                numel = _ACCELERATOR_NUMEL if there else _STAGED_NUMEL
+                for start, stop in row_chunks((self._live[name].numel(),), numel=numel):
+                    yield ((name, start, stop), factors_K), [source[start:stop] for source in sources]
+
+        for ((name, start, stop), factors_K), pieces in Staging(self._device).staged(jobs()):
+            self._live[name].view(-1)[start:stop].copy_(blend(pieces, factors_K))
+
+    def _used(self, name: str, factors_K: Factors) -> tuple[list[torch.Tensor], Factors]:
+        """The flattened sources of a parameter that have a part in a merge, and their factors."""
         used = [k for k, factor in enumerate(factors_K) if factor != 0] or [0]
-        flat = live.view(-1)
-        for start, stop in row_chunks(tuple(live.shape), numel=_piece_numel(live)):
-            flat[start:stop].copy_(blend([held[k][start:stop] for k in used], factors_K[used]))
+        return [self._copies[k][name].reshape(-1) for k in used], factors_K[used]
 
     def _write_adapted(self, live: torch.Tensor, name: str, factors_K: Factors) -> None:
         scale = float(np.float32(factors_K.sum()))
@@ -177,8 +225,15 @@ def parameter_row(
     return row
 
 
-def _parameters_like(model: nn.Module, source: Checkpoint) -> dict[str, torch.Tensor]:
-    """The parameters of a full checkpoint under the names they have in memory, in their dtype on disk."""
+def _size_bytes(source: Checkpoint) -> int:
+    return sum(entry.size_bytes for entry in source.full.tensors.values())
+
+
+def _parameters_like(model: nn.Module, source: Checkpoint, *, pinned: bool) -> dict[str, torch.Tensor]:
+    """The parameters of a full checkpoint under the names they have in memory, in their dtype on disk.
+
+    They are beside the model's, or in pinned memory of the host, from which copies are asynchronous.
+    """
     dtypes = Counter(entry.dtype for entry in source.tensors.values() if entry.is_float)
     loader: Any = type(model)
     loaded = loader.from_pretrained(
@@ -191,7 +246,7 @@ def _parameters_like(model: nn.Module, source: Checkpoint) -> dict[str, torch.Te
             raise MismatchError(
                 f"{source.path}: parameter {name!r} does not fit the model in memory; load init's model"
             )
-    return {name: tensor.to(live[name].device) for name, tensor in found.items()}
+    return {name: tensor.pin_memory() if pinned else tensor.to(live[name].device) for name, tensor in found.items()}
 
 
 def _stacks_on(live: dict[str, torch.Tensor], factors: Sequence[Any]) -> dict[str, FactorStack]:

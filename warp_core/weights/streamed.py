@@ -28,6 +28,7 @@ from warp_core.weights.model_files import write_card, write_model_files, write_r
 from warp_core.weights.recipes import Recipe
 from warp_core.weights.shards import Shard, parse_dtype, parse_size, plan_shards, write_index
 from warp_core.weights.tensor_io import ShardWriter, TensorReader, row_chunks
+from warp_core.weights.workers import PIECE_NUMEL, Scratch, Workers, blocks_of
 from warp_core.workspace.publish import publish_folder
 
 __all__ = ["MergeReport", "merge_to_folder"]
@@ -123,40 +124,60 @@ class _Merge:
         self._coefs = coefs
         self._sources = sources
         self._sources_LK = coefs.sources_LK[:, : len(sources)]
+        self._scratch = Scratch()
         self._adapted = any(source.kind == "adapter" for source in sources)
         if not self._adapted:
             require_rows(coefs, [entry.name for entry in self.tensors.values() if entry.is_float])
         factors = [read_adapter(source) for source in sources] if self._adapted else []
         self._stacks = {weight_name(name, self.tensors): stack for name, stack in stack_adapters(factors).items()}
 
-    def pieces(self, reader: TensorReader, entry: TensorEntry) -> Iterator[torch.Tensor]:
-        """1-D pieces of one merged tensor, in order; masks and position ids are those of init."""
+    def is_elementwise(self, entry: TensorEntry) -> bool:
+        """Whether `block` gives the tensor; else `adapted_pieces` does."""
+        return self._coefs.row(entry.name) is None or not entry.is_float or not self._adapted
+
+    def block(self, reader: TensorReader, entry: TensorEntry, start: int, stop: int) -> Iterator[torch.Tensor]:
+        """1-D pieces of elements start..stop, each good until the next; masks and position ids are those of init.
+
+        From any number of threads, each of which has its own memory.
+        """
         row = self._coefs.row(entry.name)
         if row is None or not entry.is_float:
-            yield from (reader.read(entry, start=start, stop=stop) for start, stop in row_chunks(entry.shape))
-        elif self._adapted:
-            yield from self._adapted_pieces(reader, entry, row)
+            entries, factors_K = [entry], np.ones(1)
         else:
-            yield from self._full_pieces(reader, entry, row)
+            factors_K = self._sources_LK[row]
+            used = [k for k, factor in enumerate(factors_K) if factor != 0] or [0]
+            entries, factors_K = [self._sources[k].tensors[entry.name] for k in used], factors_K[used]
+        dtype = working_dtype(*(one.dtype for one in entries))
+        for first in range(start, stop, PIECE_NUMEL):
+            numel = min(PIECE_NUMEL, stop - first)
+            pieces = [
+                reader.read_into(self._scratch.take(f"source {k}", numel, one.dtype), one, start=first)
+                for k, one in enumerate(entries)
+            ]
+            if row is None or not entry.is_float:
+                yield pieces[0]
+            else:
+                out, term = (self._scratch.take(name, numel, dtype) for name in ("total", "term"))
+                yield blend(pieces, factors_K, out=out, term=term)
 
-    def _full_pieces(self, reader: TensorReader, entry: TensorEntry, row: int) -> Iterator[torch.Tensor]:
-        factors_K = self._sources_LK[row]
-        entries = [source.tensors[entry.name] for source in self._sources]
-        used = [k for k, factor in enumerate(factors_K) if factor != 0] or [0]
-        for start, stop in row_chunks(entry.shape):
-            yield blend([reader.read(entries[k], start=start, stop=stop) for k in used], factors_K[used])
+    def adapted_pieces(self, reader: TensorReader, entry: TensorEntry) -> Iterator[tuple[int, torch.Tensor]]:
+        """(start, 1-D piece) of a tensor in the rows of an adapter, in the pieces in which a resident merge does it.
 
-    def _adapted_pieces(self, reader: TensorReader, entry: TensorEntry, row: int) -> Iterator[torch.Tensor]:
+        How a matrix product is rounded depends on its shape and its threads: both must be the same there.
+        """
+        row = self._coefs.row(entry.name)
+        assert row is not None, entry.name
         scale = float(np.float32(self._sources_LK[row].sum()))
         stack = self._stacks.get(entry.name)
         b = stack.weighted_b(self._sources_LK[row]) if stack is not None else None
         width = entry.shape[-1] if entry.shape else 1
         for start, stop in row_chunks(entry.shape):
-            piece = blend([reader.read(entry, start=start, stop=stop)], np.array([scale]))
+            stored = reader.read(entry, start=start, stop=stop)
             if stack is not None and b is not None and b.any():
-                weight = reader.read(entry, start=start, stop=stop).to(working_dtype(entry.dtype)).view(-1, width)
-                piece = add_update(weight, b, stack, scale=scale, first=start // width).reshape(-1)
-            yield piece
+                weight = stored.to(working_dtype(entry.dtype)).view(-1, width)
+                yield start, add_update(weight, b, stack, scale=scale, first=start // width).reshape(-1)
+            else:
+                yield start, blend([stored], np.array([scale]))
 
 
 def require_rows(coefs: Coefficients, names: Sequence[str]) -> None:
@@ -173,12 +194,11 @@ def _write_full_weights(
     specs = {entry.name: (dtype if dtype and entry.is_float else entry.dtype, entry.shape) for entry in entries}
     shards = plan_shards(specs, limit=limit)
     done, total = 0, sum(entry.numel for entry in entries)
-    with TensorReader() as reader:
+    with TensorReader() as reader, Workers() as workers:
         for shard in shards:
             with ShardWriter(folder / shard.file, shard.tensors) as writer:
-                for name in writer.names:
-                    _write_tensor(writer, merge, reader, name, shard)
-                    done += merge.tensors[name].numel
+                for numel in _written(writer, merge, reader, workers, shard):
+                    done += numel
                     if progress:
                         progress(done, total)
     write_index(folder, shards)
@@ -187,16 +207,38 @@ def _write_full_weights(
         raise CheckpointError(f"{folder}: the merged weights are not those of init; please report this")
 
 
-def _write_tensor(writer: ShardWriter, merge: _Merge, reader: TensorReader, name: str, shard: Shard) -> None:
-    dtype = shard.tensors[name][0]
-    for piece in merge.pieces(reader, merge.tensors[name]):
-        cast = piece.to(dtype)
-        if cast.is_floating_point() and not torch.isfinite(cast).all():
+def _written(writer: ShardWriter, merge: _Merge, reader: TensorReader, workers: Workers, shard: Shard) -> Iterator[int]:
+    """Write the tensors of a shard; yields the numbers of elements that are done."""
+    entries = [merge.tensors[name] for name in writer.names]
+    blocks = ((one, *span) for one in entries if merge.is_elementwise(one) for span in blocks_of(one.numel))
+
+    def work(block: tuple[TensorEntry, int, int]) -> int:
+        entry, start, stop = block
+        for piece in merge.block(reader, entry, start, stop):
+            writer.write(entry.name, _cast(entry.name, piece, shard.tensors[entry.name][0]), start=start)
+            start += piece.numel()
+        return stop - block[1]
+
+    yield from workers.map(work, blocks)
+    for entry in entries:
+        if not merge.is_elementwise(entry):
+            for start, piece in merge.adapted_pieces(reader, entry):
+                writer.write(entry.name, _cast(entry.name, piece, shard.tensors[entry.name][0]), start=start)
+            yield entry.numel
+
+
+def _cast(name: str, piece: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The piece in the dtype that is written. Raises NonFiniteError if a value is not finite there."""
+    cast = piece.to(dtype)
+    if dtype.is_floating_point:
+        low, high = (float(end) for end in torch.aminmax(piece))  # NaN if there is one, and then not in the range
+        largest = torch.finfo(dtype).max
+        if not (-largest <= low and high <= largest) and not torch.isfinite(cast).all():
             short = str(dtype).removeprefix("torch.")
             raise NonFiniteError(
                 f"tensor {name!r}: a merged value is NaN or too large for {short}; choose another dtype"
             )
-        writer.write(cast)
+    return cast
 
 
 def _write_adapter_weights(
