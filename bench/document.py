@@ -101,7 +101,7 @@ def newest() -> Path | None:
 
 
 def pages(document: Document) -> dict[Path, str]:
-    """Return the pages that show a run, as they should be: all of it in bench/README.md, in docs/performance.md what has
+    """Return the pages that show a run, as they should be: bench/README.md has all rows, docs/performance.md those with
     an aim.
 
     Raises ValueError where markers are missing.
