@@ -140,7 +140,7 @@ def test_one_model_that_can_be_both_equals_two_models(tmp_path):
 def test_more_rows_than_are_scored_at_once(tmp_path, monkeypatch):
     policy, sft = two_models(tmp_path)
     whole = measure(Subject(policy=policy, reference=sft), PROMPTS, reward_of(), ask())
-    monkeypatch.setattr("warp_core.evaluation.evaluate.SCORED_ROWS", 2)
+    monkeypatch.setattr("warp_core.evaluation.divergence.SCORED_ROWS", 2)
     parts = measure(Subject(policy=policy, reference=sft), PROMPTS, reward_of(), ask())
     assert [sample.kl for sample in parts] == pytest.approx([sample.kl for sample in whole], rel=1e-3, abs=1e-4)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.toy import all_completions, toy_policy
-from warp_core.evaluation.kl import exact_kl, mc_kl
+from warp_core.evaluation import kl
+from warp_core.evaluation.kl import exact_kl, kl_of_positions, mc_kl
 from warp_core.policy.logprobs import completion_logits, token_logprobs
 
 LENGTH = 4
@@ -130,3 +131,13 @@ def test_a_broken_policy_is_not_zero_apart():
     anchor = torch.tensor([[[0.0, 0.0]]])
     for one, other in ((logits, anchor), (anchor, logits)):
         assert exact_kl(one, other, torch.ones(1, 1, dtype=torch.bool)).isnan().all()
+
+
+def test_positions_in_parts_are_positions_at_once(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits, anchor = (3 * torch.randn(7, 300, generator=generator) for _ in range(2))
+    logp, anchor_logp = logits.double().log_softmax(1), anchor.double().log_softmax(1)
+    expected = (logp.exp() * (logp - anchor_logp)).sum(1)
+    for numel in (1, 700, 10**6):
+        monkeypatch.setattr(kl, "_CACHED_NUMEL", numel)
+        torch.testing.assert_close(kl_of_positions(logits, anchor), expected, rtol=1e-6, atol=0)

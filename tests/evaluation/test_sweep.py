@@ -11,7 +11,7 @@ from warp_core.errors import MismatchError, RecipeError
 from warp_core.evaluation import sweep as sweep_module
 from warp_core.evaluation.evaluate import Subject, evaluation_of, measure
 from warp_core.evaluation.points import Sample
-from warp_core.evaluation.sweep import Ask, Sweep
+from warp_core.evaluation.sweep import Ask, Hooks, Spot, Sweep
 from warp_core.policy.model import load_policy
 from warp_core.policy.speech import speech_id
 from warp_core.rewards import load_reward
@@ -34,7 +34,7 @@ def models(tmp_path_factory):
     policies = make_policies(sft, folder, num=2, scale=0.05)
     (later,) = make_policies(sft, folder, num=1, seed=7, scale=0.03, names=("later",))
     later_policies = make_policies(later, folder, num=2, seed=9, scale=0.05, names=("later0", "later1"))
-    adapters = [make_adapter(sft, folder / f"adapter{m}", seed=m) for m in range(2)]
+    adapters = [make_adapter(sft, folder / f"adapter{m}", seed=m, scale=1.0) for m in range(2)]
     (near,) = make_policies(sft, folder, num=1, seed=5, scale=1e-6, names=("near",))
     opened = {
         "sft": open_checkpoint(sft),
@@ -79,6 +79,12 @@ def samples_of(sweep, point):
     return [Sample.from_json(sample) for sample in sweep.store.samples(point.key)]
 
 
+def assert_alike(got, want):
+    """The same completions and rewards; the KL up to the rounding of float32."""
+    assert [dataclasses.replace(s, kl=0.0) for s in got] == [dataclasses.replace(s, kl=0.0) for s in want]
+    assert [s.kl for s in got] == pytest.approx([s.kl for s in want], rel=1e-4, abs=1e-5)
+
+
 def never(*args, **kwargs):
     raise AssertionError("measured again, or a model loaded")
 
@@ -102,8 +108,8 @@ def test_a_point_is_that_of_the_merged_folder(models, tmp_path, init, policies, 
     )
     subject = Subject(policy=load_policy(tmp_path / "merged"), reference=load_policy(models.sft.path))
     samples = measure(subject, PROMPTS, sweep.ask.reward, sweep.ask.evaluation)
-    assert samples_of(sweep, point) == samples
-    assert point.kl == pytest.approx(sum(s.kl for s in samples) / 6)
+    assert_alike(samples_of(sweep, point), samples)
+    assert point.kl == pytest.approx(sum(s.kl for s in samples) / 6, rel=1e-5, abs=1e-6)
     assert point.reward == pytest.approx(sum(s.reward for s in samples) / 6)
     assert (point.kind, point.eta, point.method, point.n) == ("merge", 0.6, "slerp", 6)
 
@@ -112,7 +118,7 @@ def test_the_sft_policy_has_no_kl_and_is_measured_once(models, tmp_path, monkeyp
     sweep = sweep_of(models, tmp_path, iteration=1)
     sft = sweep.sft_point()
     assert (sft.kl, sft.kl_se, sft.kind, sft.policy, sft.iteration) == (0.0, 0.0, "sft", models.sft.id, None)
-    monkeypatch.setattr(sweep_module, "measure", never)
+    monkeypatch.setattr(sweep_module, "measure_together", never)
     start = sweep.point(sweep.recipe(eta=0.0))
     assert (start.kl, start.reward, start.kind, start.eta, start.iteration) == (0.0, sft.reward, "merge", 0.0, 1)
     assert samples_of(sweep, start) == samples_of(sweep, sft)
@@ -124,7 +130,7 @@ def test_from_iteration_two_on_eta_zero_is_the_sft_policy_or_the_init(models, tm
     assert sweep.point(sweep.recipe(eta=0.0)).kl == 0.0
     at_init = sweep.point(sweep.recipe(eta=0.0, to_init=True))
     subject = Subject(policy=load_policy(models.later.path), reference=load_policy(models.sft.path))
-    assert samples_of(sweep, at_init) == measure(subject, PROMPTS, sweep.ask.reward, sweep.ask.evaluation)
+    assert_alike(samples_of(sweep, at_init), measure(subject, PROMPTS, sweep.ask.reward, sweep.ask.evaluation))
     assert at_init.kl > 0.01
 
 
@@ -132,7 +138,7 @@ def test_a_policy_point_is_that_policy(models, tmp_path):
     sweep = sweep_of(models, tmp_path, iteration=1)
     point = sweep.policy_point(2)
     subject = Subject(policy=load_policy(models.policies[1].path), reference=load_policy(models.sft.path))
-    assert samples_of(sweep, point) == measure(subject, PROMPTS, sweep.ask.reward, sweep.ask.evaluation)
+    assert_alike(samples_of(sweep, point), measure(subject, PROMPTS, sweep.ask.reward, sweep.ask.evaluation))
     assert (point.kind, point.policy, point.run, point.iteration) == ("policy", models.policies[1].id, "policy-2", 1)
 
 
@@ -140,7 +146,7 @@ def test_what_is_stored_costs_nothing(models, tmp_path, monkeypatch):
     sweep = sweep_of(models, tmp_path)
     first = [sweep.sft_point(), sweep.policy_point(1), sweep.point(sweep.recipe(eta=0.5))]
     sweep.store.close()
-    monkeypatch.setattr(sweep_module, "measure", never)
+    monkeypatch.setattr(sweep_module, "measure_together", never)
     monkeypatch.setattr(sweep_module, "load_policy", never)
     monkeypatch.setattr(sweep_module, "compute_geometry", never)
     again = sweep_of(models, tmp_path)
@@ -173,7 +179,7 @@ def test_a_stored_point_takes_its_place_in_the_front_that_asks(models, tmp_path,
     alone = near.policy_point(2)
     assert (alone.kind, alone.run, alone.iteration) == ("policy", "policy-2", 3)
     near.store.close()
-    monkeypatch.setattr(sweep_module, "measure", never)
+    monkeypatch.setattr(sweep_module, "measure_together", never)
     front = sweep_of(models, tmp_path, iteration=1)
     sft = front.sft_point()
     assert (sft.kind, sft.run, sft.iteration) == ("sft", None, None)
@@ -247,3 +253,83 @@ def test_a_sweep_stops_between_two_tokens_and_stores_nothing_half(models, tmp_pa
         sweep.point(sweep.recipe(eta=0.5), between=stop)
     assert sweep.store.list_points() == []
     assert sweep.point(sweep.recipe(eta=0.5), between=lambda: None).n == 6
+
+
+def spots_of(sweep):
+    """The SFT policy, both policies, and merges, one of which is the SFT policy."""
+    recipes = [sweep.recipe(eta=eta) for eta in (0.0, 0.3, 0.7, 1.0, 1.3)]
+    extra = [sweep.recipe(method="lerp", eta=0.5), sweep.recipe(method="slerp-weights", eta=0.5)]
+    return [Spot(), Spot(policy=1), Spot(policy=2, name="last"), *(Spot(recipe=one) for one in [*recipes, *extra])]
+
+
+@pytest.mark.parametrize("policies", ["policies", "adapters"])
+@pytest.mark.parametrize("kl_estimator", ["exact", "mc"])
+def test_points_together_are_those_one_by_one(models, tmp_path, policies, kl_estimator):
+    asked = {"policies": getattr(models, policies), "kl_estimator": kl_estimator}
+    alone = sweep_of(models, tmp_path, store="alone.sqlite", **asked)
+    together = sweep_of(models, tmp_path, store="together.sqlite", **asked)
+    spots = spots_of(alone)
+    want = [alone.points([spot])[0] for spot in spots]
+    got = together.points(spots)
+    assert [point.key for point in got] == [point.key for point in want]
+    assert [(p.kind, p.run, p.eta, p.method) for p in got] == [(p.kind, p.run, p.eta, p.method) for p in want]
+    for one, other in zip(got, want, strict=True):
+        assert_alike(samples_of(together, one), samples_of(alone, other))
+        assert (one.kl, one.kl_se, one.reward, one.reward_se) == pytest.approx(
+            (other.kl, other.kl_se, other.reward, other.reward_se), rel=1e-5, abs=1e-5
+        )
+    assert [point.kl for point in got[:4:3]] == [0.0, 0.0]
+    assert min(abs(point.kl) for point in got[1:3] + got[4:]) > 1e-3
+
+
+def test_merges_of_adapters_share_batches_and_are_heard_of_together(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_module, "_TOGETHER", 4)
+    sweep = sweep_of(models, tmp_path, policies=models.adapters)
+    stored = sweep.policy_point(1)
+    heard = []
+    hooks = Hooks(
+        started=lambda numbers: heard.append(("started", numbers)),
+        progress=lambda done, total: heard.append(("progress", done, total)),
+        found=lambda number, point: heard.append(("found", number, sweep.store.get_point(point.key) is not None)),
+    )
+    points = sweep.points(spots_of(sweep), hooks=hooks)
+    assert points[1] == stored
+    assert heard[0] == ("found", 1, True)
+    # Eight are left (the merge at eta = 0 is the SFT policy), in two groups of four; 3 prompts, 2 samples of each.
+    assert [entry[1] for entry in heard if entry[0] == "started"] == [[0, 2, 4, 5], [6, 7, 8, 9]]
+    assert {entry[2] for entry in heard if entry[0] == "progress"} == {24}
+    found = [entry[1] for entry in heard if entry[0] == "found"]
+    assert sorted(found) == list(range(10))
+    assert all(entry[2] for entry in heard if entry[0] == "found")
+
+
+def test_a_sweep_that_is_stopped_keeps_the_groups_that_are_done(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_module, "_TOGETHER", 2)
+    sweep = sweep_of(models, tmp_path, policies=models.adapters)
+    recipes = [Spot(recipe=sweep.recipe(eta=eta)) for eta in (0.2, 0.4, 0.6, 0.8)]
+
+    def stop():
+        if sweep.store.list_points():
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        sweep.points(recipes, hooks=Hooks(between=stop))
+    assert [point["eta"] for point in sweep.store.list_points()] == [0.2, 0.4]
+    assert [point.eta for point in sweep.points(recipes)] == [0.2, 0.4, 0.6, 0.8]
+
+
+def test_no_weight_moves_for_adapters(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_module, "ResidentMerge", never)
+    sweep = sweep_of(models, tmp_path, policies=models.adapters)
+    assert len(sweep.points(spots_of(sweep))) == 10
+
+
+def test_adapters_of_experts_are_merged_in_place(models, tmp_path, monkeypatch):
+    want = sweep_of(models, tmp_path, policies=models.adapters, store="bank.sqlite").policy_point(1)
+    monkeypatch.setattr(sweep_module, "_computes", lambda bank, table: False)
+    sweep = sweep_of(models, tmp_path, policies=models.adapters)
+    done = []
+    hooks = Hooks(progress=lambda now, total: done.append((now, total)))
+    points = sweep.points([Spot(policy=1), Spot(recipe=sweep.recipe(eta=0.5))], hooks=hooks)
+    assert points[0].kl == pytest.approx(want.kl, rel=1e-5)
+    assert done == [(6, 12), (12, 12)]

@@ -53,6 +53,12 @@ def empty(library):
     return library, known
 
 
+def assert_alike(got, want):
+    """The same point, filed alike; the KL up to rounding, which depends on what else was in its batch."""
+    rounded = {name: pytest.approx(want[name], rel=1e-5, abs=1e-6) for name in ("kl", "kl_se")}
+    assert got == want | rounded
+
+
 def never(*args, **kwargs):
     raise AssertionError("a model is loaded")
 
@@ -71,7 +77,7 @@ def test_measured_points_are_those_of_the_command(empty):
     found = points(library)
     assert list(found) == [key for key in found if key in keys]
     for key in keys:
-        assert found[key] == known[key], "every number, and how it is filed"
+        assert_alike(found[key], known[key])
     assert [found[key]["kind"] for key in keys] == ["sft", "policy", "merge", "merge", "merge", "merge", "policy"]
     store, before = Results(library.store_path(TINY)), len(keys) * COMPLETIONS
     assert len(store.samples(keys[3])) == COMPLETIONS
@@ -79,7 +85,9 @@ def test_measured_points_are_those_of_the_command(empty):
     assert heard.progressed[-1][:2] == (before, before)
     dones = [done for done, _, _ in heard.progressed]
     assert dones == sorted(dones)
-    assert "SLERP, eta 0.5 (point 3 of 7): 6 of 6 completions" in [message for _, _, message in heard.progressed]
+    messages = [message for _, _, message in heard.progressed]
+    assert any(message.endswith("(points 1 to 3 of 7): 18 of 18 completions") for message in messages)
+    assert any(message.endswith("(points 4 to 7 of 7): 24 of 24 completions") for message in messages)
     assert heard.checkpoints > 7 * 4, "every token lets others go first"
 
 
@@ -106,7 +114,8 @@ def test_a_preview_in_a_pause_changes_no_number(empty):
     heard = Watched(between=preview)
     keys = bench.measure(ask(TINY, *PLACES), heard)["keys"]
     found = points(library)
-    assert [found[key] for key in keys] == [known[key] for key in keys]
+    for key in keys:
+        assert_alike(found[key], known[key])
     assert len(seen) > 5
     assert seen.count(seen[0]) == len(seen)
 
@@ -124,7 +133,8 @@ def test_another_selection_in_a_pause_changes_no_number(empty, made):
     heard = Watched(between=preview)
     keys = bench.measure(ask(TINY, *PLACES[:4]), heard)["keys"]
     found = points(library)
-    assert [found[key] for key in keys] == [known[key] for key in keys]
+    for key in keys:
+        assert_alike(found[key], known[key])
 
 
 def test_cancelled_it_keeps_what_is_measured_and_nothing_half(empty):
@@ -145,7 +155,8 @@ def test_cancelled_it_keeps_what_is_measured_and_nothing_half(empty):
     assert counts[0] == 0
     assert set(counts) >= {0, 1, 2}
     assert counts == sorted(counts)
-    assert all(known[key] == point for key, point in points(library).items())
+    for key, point in points(library).items():
+        assert_alike(point, known[key])
 
 
 def test_a_few_prompts_are_another_evaluation(library):

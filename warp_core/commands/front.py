@@ -15,7 +15,7 @@ from warp_core.evaluation.paired import Comparison, Samples, compare_front
 from warp_core.evaluation.points import Point, Sample
 from warp_core.evaluation.report import front_table, write_front_csv, write_front_html
 from warp_core.evaluation.series import Front, make_front, reference_name
-from warp_core.evaluation.sweep import Ask, Sweep
+from warp_core.evaluation.sweep import Ask, Hooks, Spot, Sweep
 from warp_core.policy.loading import open_all, open_model
 from warp_core.policy.model import pick_device
 from warp_core.policy.prompts import chosen_prompts
@@ -285,23 +285,19 @@ def _recipes(
 def _sweep_points(sweep: Sweep, recipes: Sequence[tuple[str, Recipe]], clock: Clock | None) -> list[Point]:
     """Measure one iteration, saying each point as it is found."""
     where = f"iteration {sweep.iteration}, " if sweep.iteration else ""
-    points: list[Point] = []
+    names = ["SFT policy", *(f"policy {m}" for m in range(1, len(sweep.policies) + 1)), *(name for name, _ in recipes)]
+    policies = [Spot(policy=m) for m in range(1, len(sweep.policies) + 1)]
+    spots = [Spot(), *policies, *(Spot(recipe=recipe) for _, recipe in recipes)]
 
-    def found(point: Point, name: str) -> None:
-        points.append(point)
+    def found(number: int, point: Point) -> None:
         left = ""
         if clock:
             clock.did("measure")
             # What is stored already comes at once, and needs no forecast.
             left = f"; about {duration(clock.left_s())} left" if clock.left_s() > 2 else ""
-        say(f"{where}{name}: {describe(point)}{left}")
+        say(f"{where}{names[number]}: {describe(point)}{left}")
 
-    found(sweep.sft_point(), "SFT policy")
-    for policy in range(1, len(sweep.policies) + 1):
-        found(sweep.policy_point(policy), f"policy {policy}")
-    for name, recipe in recipes:
-        found(sweep.point(recipe), name)
-    return points
+    return sweep.points(spots, hooks=Hooks(found=found))
 
 
 def _front_of_models(args: Namespace) -> tuple[list[Point], Samples]:

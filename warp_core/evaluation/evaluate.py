@@ -5,53 +5,24 @@ B completions, P prompt tokens, T completion tokens, V vocabulary.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from warp_core.errors import DivergedError
-from warp_core.evaluation.kl import exact_kl, mc_kl
+from warp_core.evaluation.divergence import Subject, Within, completion_kl, vocabulary_of
 from warp_core.evaluation.points import Evaluation, KlEstimator, Sample
-from warp_core.policy.logprobs import chosen_logprobs, completion_logits
-from warp_core.policy.model import Policy
-from warp_core.policy.prompts import encode_prompts, prompts_id
+from warp_core.policy.inference import fast_inference
+from warp_core.policy.prompts import PromptBatch, encode_prompts, prompts_id
 from warp_core.policy.sampling import Completions, row_seed, sample
 from warp_core.rewards import RewardBatch, RewardSum
 
-__all__ = ["KEPT_NUMEL", "Subject", "Within", "completion_kl", "evaluation_of", "measure"]
+__all__ = ["KEPT_NUMEL", "Subject", "Within", "completion_kl", "evaluation_of", "measure", "measure_together"]
 
-# Completions whose logits over the whole vocabulary are in memory at once, for two policies: so many rows at most, and
-# so many numbers (a quarter of a GB in float32, about eight times that with what the KL needs on the way).
-SCORED_ROWS = 16
-SCORED_NUMEL = 1 << 26
 # The sampler keeps its distributions up to so many numbers, a GB in float32 (twice that for a moment).
 KEPT_NUMEL = 1 << 28
 
-Within = Callable[[], AbstractContextManager[None]]
 Between = Callable[[], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """The policy to measure and the SFT policy to measure it against: two models, or one that can be both.
-
-    Attributes:
-        policy: the model that is measured.
-        measured: makes `policy` the measured one for the time of a block.
-        reference: the model of the SFT policy; None where `policy` can become it.
-        anchor: makes `reference`, or else `policy`, the SFT policy for the time of a block inside `measured`; without
-            either, the measured policy is the SFT policy.
-    """
-
-    policy: Policy
-    measured: Within = nullcontext
-    reference: Policy | None = None
-    anchor: Within = nullcontext
-
-    @property
-    def is_the_anchor(self) -> bool:
-        """Whether the measured policy is the SFT policy itself, at no distance from it."""
-        return self.reference is None and self.anchor is nullcontext
 
 
 def evaluation_of(
@@ -109,30 +80,51 @@ def measure(
     progress: Callable[[int, int], None] | None = None,
     between: Between | None = None,
 ) -> list[Sample]:
-    """Sample every prompt `samples_per_prompt` times and score each completion.
+    """Sample every prompt `samples_per_prompt` times and score each completion: `measure_together` for one model."""
+    assert subject.models == 1, "several models have several lists of samples"
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "between": between}
+    (samples,) = measure_together(subject, prompts, reward, evaluation, **options)
+    return samples
+
+
+def measure_together(
+    subject: Subject,
+    prompts: Sequence[str],
+    reward: RewardSum,
+    evaluation: Evaluation,
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+    between: Between | None = None,
+) -> list[list[Sample]]:
+    """Sample every prompt `samples_per_prompt` times from each model of the subject and score each completion.
 
     A completion's random stream depends on the seed, the prompt's place and the sample's number alone: the same for
-    every policy measured with the same evaluation, whatever the batch size (which still decides how sums are rounded).
+    every policy measured with the same evaluation, whatever the batch size and the models beside it (which still decide
+    how sums are rounded).
 
     Args:
-        subject: the policy and its SFT anchor.
+        subject: the models and their SFT anchor.
         prompts: the prompts, in the order that `evaluation` was made of.
         reward: what scores (prompt, completion).
         evaluation: lengths, temperature, seed, estimator.
-        batch_size: completions sampled at once.
-        progress: called with (completions done, completions in all).
+        batch_size: completions sampled at once, of all models together; one of each is the least.
+        progress: called with (completions done, completions in all), of all models together.
         between: called before each token and between parts of the scoring, always with the measured policy in place;
             it may take its time, and what it raises ends the measurement.
+
+    Returns:
+        The samples of each model, prompt by prompt.
 
     Raises:
         DivergedError: a KL is not finite.
         RewardError: the reward misbehaved.
     """
     k = evaluation.samples_per_prompt
-    samples: list[Sample] = []
-    with subject.measured():
-        for places, numbers in _batches(len(prompts), k, batch_size):
-            completions = _sample_places(subject.policy, prompts, places, numbers, evaluation, between)
+    found: list[list[Sample]] = [[] for _ in range(subject.models)]
+    with subject.measured(), fast_inference(subject.policy), _fast_reference(subject):
+        for places, numbers in _batches(len(prompts), k, max(1, batch_size // subject.models)):
+            completions = _sample_places(subject, prompts, places, numbers, evaluation, between)
             kl_B = completion_kl(
                 subject,
                 completions,
@@ -142,10 +134,18 @@ def measure(
             )
             if between:
                 between()
-            samples += _scored(completions, kl_B, reward)
+            samples = _scored(completions, kl_B, reward)
+            rows = len(samples) // subject.models
+            for number, own in enumerate(found):
+                own += samples[number * rows : (number + 1) * rows]
             if progress:
-                progress(len(samples), len(prompts) * k)
-    return samples
+                progress(sum(map(len, found)), len(prompts) * k * subject.models)
+    return found
+
+
+def _fast_reference(subject: Subject) -> AbstractContextManager[None]:
+    # Where `policy` becomes the anchor it does so for one pass of many tokens: laying its weights out would not pay.
+    return nullcontext() if subject.reference is None else fast_inference(subject.reference)
 
 
 def _batches(num_prompts: int, k: int, batch_size: int) -> Iterator[tuple[range, range]]:
@@ -158,69 +158,38 @@ def _batches(num_prompts: int, k: int, batch_size: int) -> Iterator[tuple[range,
 
 
 def _sample_places(
-    policy: Policy,
+    subject: Subject,
     prompts: Sequence[str],
     places: range,
     numbers: range,
     evaluation: Evaluation,
     between: Between | None,
 ) -> Completions:
+    policy, models = subject.policy, subject.models
     chosen = [prompts[place] for place in places]
-    rows = len(places) * len(numbers)
-    numel = rows * evaluation.max_new_tokens * policy.model.config.get_text_config().vocab_size
+    numel = models * len(places) * len(numbers) * evaluation.max_new_tokens * vocabulary_of(policy)
     batch = encode_prompts(chosen, policy.tokenizer, chat_template=evaluation.chat_template, device=policy.device)
+    batch = batch.repeat(len(numbers))
+    seeds = [row_seed("evaluate", evaluation.seed, place, number) for place in places for number in numbers]
     return sample(
         policy,
-        batch.repeat(len(numbers)),
-        seeds=[row_seed("evaluate", evaluation.seed, place, number) for place in places for number in numbers],
+        batch if models == 1 else _beside(batch, models),
+        seeds=seeds * models,
         max_new_tokens=evaluation.max_new_tokens,
         temperature=evaluation.temperature,
-        keep_distributions=numel <= KEPT_NUMEL,
+        keep_distributions=evaluation.kl_estimator == "exact" and not subject.is_the_anchor and numel <= KEPT_NUMEL,
         between=between,
     )
 
 
-@torch.no_grad()
-def completion_kl(
-    subject: Subject,
-    completions: Completions,
-    *,
-    temperature: float,
-    kl_estimator: KlEstimator = "exact",
-    between: Between | None = None,
-) -> torch.Tensor:
-    """Return the KL of each completion to the SFT policy, nats, float64 on the CPU [B].
-
-    A few rows at a time, so that the logits of two policies fit beside each other. `subject.measured` is the caller's
-    to enter: it is needed where the completions do not bring their distributions along.
-    """
-    if subject.is_the_anchor:
-        return torch.zeros(len(completions.texts), dtype=torch.float64)
-    group = completions.prompts.group
-    row_numel = completions.tokens_BT.shape[1] * subject.policy.model.config.get_text_config().vocab_size
-    step = max(1, min(SCORED_ROWS, SCORED_NUMEL // row_numel))
-    if step > group:
-        step -= step % group  # whole groups of one prompt, so that the prompt is computed once
-    parts = []
-    for start in range(0, len(completions.texts), step):
-        if between:
-            between()
-        rows = completions.rows(start, start + step)
-        parts.append(_kl_of_rows(subject, rows, temperature=temperature, kl_estimator=kl_estimator))
-    return torch.cat(parts)
-
-
-def _kl_of_rows(subject: Subject, rows: Completions, *, temperature: float, kl_estimator: KlEstimator) -> torch.Tensor:
-    # What the sampler saw is what scoring would find again, at the price of another forward pass.
-    logits_BTV = rows.logps_BTV
-    if logits_BTV is None:
-        logits_BTV = completion_logits(subject.policy, rows, temperature=temperature)
-    with subject.anchor():
-        anchor_BTV = completion_logits(subject.reference or subject.policy, rows, temperature=temperature)
-    if kl_estimator == "exact":
-        return exact_kl(logits_BTV, anchor_BTV, rows.mask_BT).cpu()
-    logp_BT, anchor_logp_BT = (chosen_logprobs(logits, rows) for logits in (logits_BTV, anchor_BTV))
-    return mc_kl(logp_BT, anchor_logp_BT, rows.mask_BT).cpu()
+def _beside(batch: PromptBatch, models: int) -> PromptBatch:
+    """The same prompts for each of some models, one model's after the other's."""
+    return PromptBatch(
+        texts=batch.texts * models,
+        ids_BP=batch.ids_BP.repeat(models, 1),
+        mask_BP=batch.mask_BP.repeat(models, 1),
+        group=batch.group,
+    )
 
 
 def _scored(completions: Completions, kl_B: torch.Tensor, reward: RewardSum) -> list[Sample]:

@@ -1,6 +1,7 @@
 """Measure places: each is a point of the front, under the id and with the numbers that `warp-core front` gives it."""
 
 import gc
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,8 @@ from typing import Any
 
 import torch
 
-from warp_core.evaluation.sweep import Ask, Sweep
+from warp_core.evaluation.points import Point
+from warp_core.evaluation.sweep import Ask, Hooks, Spot, Sweep
 from warp_core.service.jobs import Context
 from warp_core.service.library import Library
 from warp_core.service.places import is_sft, place_label, same_place, single
@@ -79,20 +81,15 @@ class _Task:
             return self.recipe.id
         return self.sources.policies[self.policy - 1].id if self.policy else self.sources.sft.id
 
-    def measure(self, sweep: Sweep, report: "_Report") -> None:
-        """Measure and store its point."""
-        hooks: dict[str, Any] = {"progress": report.say, "between": report.context.checkpoint}
-        if self.recipe is not None:
-            sweep.point(self.recipe, **hooks)
-        elif self.policy is not None:
-            sweep.policy_point(self.policy, **hooks)
-        else:
-            sweep.sft_point(**hooks)
+    @property
+    def spot(self) -> Spot:
+        """What a sweep calls it."""
+        return Spot(recipe=self.recipe, policy=self.policy)
 
 
 @dataclass(kw_only=True, eq=False)
 class _Report:
-    """Says how far all points of a job are, from how far one of them is."""
+    """Says how far all points of a job are, from how far those are that are measured together."""
 
     context: Context
     completions: int
@@ -101,14 +98,22 @@ class _Report:
     measured: int = 0
     label: str = ""
 
+    def begin(self, labels: Sequence[str]) -> None:
+        """Note which points are measured next."""
+        first, last = self.measured + 1, self.measured + len(labels)
+        which = f"point {first}" if first == last else f"points {first} to {last}"
+        name = labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
+        self.label = f"{name} ({which} of {self.points})" if self.points > 1 else name
+        self.context.say(f"{self.label}: loading and merging")
+
     def say(self, done: int, total: int) -> None:
-        """Note that `done` completions of the present point are there."""
-        which = f" (point {self.measured + 1} of {self.points})" if self.points > 1 else ""
-        self.context.progress(
-            self.measured * self.completions + done,
-            self.points * self.completions,
-            f"{self.label}{which}: {done} of {total} completions",
-        )
+        """Note that `done` completions of the present points are there."""
+        before, everything = self.measured * self.completions, self.points * self.completions
+        self.context.progress(before + done, everything, f"{self.label}: {done} of {total} completions")
+
+    def end(self, number: int, point: Point) -> None:
+        """Note that a point is measured."""
+        self.measured += 1
 
 
 def measure_places(
@@ -131,19 +136,31 @@ def measure_places(
         per_point = len(first.prompts) * first.evaluation.samples_per_prompt
         report = _Report(context=context, completions=per_point, points=len(missing))
         # One iteration after the other: each has checkpoints of its own in memory.
-        for task in sorted(missing.values(), key=lambda task: task.iteration):
+        for iteration in sorted({task.iteration for task in missing.values()}):
             context.checkpoint()
-            report.label = place_label(task.place)
-            context.say(f"{report.label}: loading and merging")
-            sweep = sweeps.get(
-                task.sources,
-                ask=asks[task.iteration],
-                store=store,
-                iteration=task.iteration if has_run else None,
+            group = [task for task in missing.values() if task.iteration == iteration]
+            _measure_group(
+                group,
+                report,
+                sweeps.get(
+                    group[0].sources,
+                    ask=asks[iteration],
+                    store=store,
+                    iteration=iteration if has_run else None,
+                ),
             )
-            task.measure(sweep, report)
-            report.measured += 1
     return {"keys": keys}
+
+
+def _measure_group(tasks: Sequence[_Task], report: _Report, sweep: Sweep) -> None:
+    """Measure and store the points of some tasks of one iteration."""
+    hooks = Hooks(
+        started=lambda numbers: report.begin([place_label(tasks[number].place) for number in numbers]),
+        progress=report.say,
+        found=report.end,
+        between=report.context.checkpoint,
+    )
+    sweep.points([task.spot for task in tasks], hooks=hooks)
 
 
 def _tasks_of(library: Library, request: MeasureRequest) -> list[_Task]:
