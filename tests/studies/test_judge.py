@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from tests.test_docs import script
 from tests.tiny import load_model, make_model
+from warp_core.policy.model import load_tokenizer
 from warp_core.rewards import RewardBatch, load_reward
 from warp_core.studies import judge
 from warp_core.workspace.assets import assets_root
@@ -31,10 +32,11 @@ def test_the_judge_is_the_head_on_the_last_token(head, fresh, tied):
     texts = [("The film", " was good"), ("I", " left before the end of it")]
     batch = RewardBatch(prompts=tuple(p for p, _ in texts), completions=tuple(c for _, c in texts), num_tokens=(9, 26))
     scores = load_reward([str(folder)])(batch).total_B
-    model = load_model(base)
+    model, tokenizer = load_model(base), load_tokenizer(base)
     for (prompt, completion), score in zip(texts, scores, strict=True):
-        ids = torch.tensor([list((prompt + completion).encode())])
-        hidden = model.model(ids).last_hidden_state[0, -1]
+        ids = torch.tensor([tokenizer(prompt + completion)["input_ids"]])
+        with torch.no_grad():
+            hidden = model.model(ids).last_hidden_state[0, -1]
         assert float(score) == pytest.approx(float(head[0] @ hidden), abs=1e-4)
     assert judge.assemble_judge(base) == folder
 
@@ -42,7 +44,7 @@ def test_the_judge_is_the_head_on_the_last_token(head, fresh, tied):
 def test_weights_are_not_copied(head, fresh):
     base = make_model("llama", fresh / "base")
     folder = judge.assemble_judge(base)
-    assert (folder / "model.safetensors").stat().st_ino == (base / "model.safetensors").stat().st_ino
+    assert (folder / "model-00001-of-00002.safetensors").stat().st_ino == (base / "model.safetensors").stat().st_ino
 
 
 def test_any_reward_can_be_the_judge():
@@ -68,7 +70,7 @@ def test_sentences_that_share_a_phrase_are_found():
     train_judge = script("train_judge")
     seen = {train_judge.words_of(text) for text in ("It 's so very good .", "bad", "a long walk home")}
     for text, shared in (
-        ("it's so very good", True),
+        ("it 's so very good", True),
         ("They say it 's so very good , really", True),
         ("Bad!", True),
         ("a bad film", False),

@@ -23,6 +23,8 @@ __all__ = ["JUDGE", "assemble_judge", "judge_id", "judge_in_words", "load_judge"
 
 JUDGE = "judge"
 _BODY, _HEAD = "model.safetensors", "head.safetensors"
+# A file of the usual name would be taken for the whole model, whatever the index says.
+_SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -39,8 +41,8 @@ def judge_in_words(name: str) -> str:
         return name
     facts = json.loads((assets_root() / JUDGE / "judge.json").read_text(encoding="utf-8"))
     return (
-        f"a linear head on frozen {facts['base']}, trained on {facts['trained_on']} sentences that share no phrase with"
-        f" SST-2; accuracy {facts['held_out_accuracy']:.3f} on {facts['held_out']} held-out sentences"
+        f"a linear head on frozen {facts['base']}, trained on {facts['trained_on']} sentences, without those found to"
+        f" share a phrase with SST-2; accuracy {facts['held_out_accuracy']:.3f} on {facts['held_out']} held-out sentences"
     )
 
 
@@ -68,17 +70,18 @@ def assemble_judge(base: Path) -> Path:
 def _assemble(base: Path, head: Path, out: Path) -> None:
     from safetensors import safe_open
 
+    body = out / _SHARDS[0]
     try:
-        os.link(base / _BODY, out / _BODY)
-    except OSError:
-        shutil.copyfile(base / _BODY, out / _BODY)
-    shutil.copyfile(head, out / _HEAD)
-    with safe_open(out / _BODY, framework="pt") as body:
-        places = dict.fromkeys(body.keys(), _BODY)
+        os.link(base / _BODY, body)
+    except OSError:  # another disk
+        shutil.copyfile(base / _BODY, body)
+    shutil.copyfile(head, out / _SHARDS[1])
+    with safe_open(body, framework="pt") as tensors:
+        places = dict.fromkeys(tensors.keys(), _SHARDS[0])
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     config |= {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "POSITIVE"}}
     config |= {"label2id": {"POSITIVE": 0}}
-    index = {"metadata": {}, "weight_map": places | {"score.weight": _HEAD}}
+    index = {"metadata": {}, "weight_map": places | {"score.weight": _SHARDS[1]}}
     for name, content in (("config.json", config), ("model.safetensors.index.json", index)):
         (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     for name in _TOKENIZER:
