@@ -42,7 +42,8 @@ def judge_in_words(name: str) -> str:
     facts = json.loads((assets_root() / JUDGE / "judge.json").read_text(encoding="utf-8"))
     return (
         f"a linear head on frozen {facts['base']}, trained on {facts['trained_on']} sentences, without those found to"
-        f" share a phrase with SST-2; accuracy {facts['held_out_accuracy']:.3f} on {facts['held_out']} held-out sentences"
+        f" share a phrase with SST-2; accuracy {facts['held_out_accuracy']:.3f} on"
+        f" {facts['held_out']} held-out sentences"
     )
 
 
