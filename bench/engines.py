@@ -31,7 +31,7 @@ __all__ = ["KINDS", "NUM_POLICIES", "Seen", "ended", "places_of", "preview", "se
 KINDS = ("adapters", "full checkpoints")
 NUM_POLICIES = 3
 PROMPT = "The film was"
-LOOK_S, REST_S = 0.005, 0.1  # for the first token, and for the others: a look takes a moment of the engine's time
+LOOK_S, REST_S = 0.01, 0.1  # for the first token, and for the others: a look takes a moment of the engine's time
 PATIENCE_S = 120.0
 END_S = 20.0
 

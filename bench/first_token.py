@@ -4,6 +4,7 @@ The engine is a process, asked over HTTP; the parts are measured in the process 
 and models. Both take turns at the same random positions. Panes: the SFT policy, a merge, and the merge at eta 1.
 """
 
+import math
 import random
 import statistics
 import threading
@@ -117,4 +118,4 @@ def _ms(seconds: Sequence[float]) -> float:
 
 
 def _p95(seconds: Sequence[float]) -> float:
-    return 1000 * sorted(seconds)[int(0.95 * (len(seconds) - 1))]
+    return 1000 * sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1]
