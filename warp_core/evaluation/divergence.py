@@ -86,7 +86,7 @@ def completion_kl(
         return kl_B
     group = completions.prompts.group
     rows_MC = torch.arange(len(kl_B)).view(subject.models, -1)
-    for part_MC in rows_MC.split(_columns_at_once(subject, completions), dim=1):
+    for part_MC in torch.split(rows_MC, _columns_at_once(subject, completions), dim=1):
         if between:
             between()
         unit = group if part_MC.shape[1] % group == 0 else 1
@@ -177,8 +177,8 @@ def _at_the_anchor(subject: Subject, rows: Completions, temperature: float, each
         states = completion_states(policy, rows.prompts, tokens_BT=rows.tokens_BT, mask_BT=rows.mask_BT)
         if states is None:
             logits_NV = completion_logits(policy, rows, temperature=temperature)[rows.mask_BT]
-            chunks = (logits_RV for logits_RV in logits_NV.split(size))
+            chunks = (logits_RV for logits_RV in torch.split(logits_NV, size))
         else:
-            chunks = (states.head(part_RH).float().div_(temperature) for part_RH in states.hidden_MH.split(size))
-        parts = zip(row_N.split(size), token_N.split(size), chunks, strict=True)
+            chunks = (states.head(part_RH).float().div_(temperature) for part_RH in torch.split(states.hidden_MH, size))
+        parts = zip(torch.split(row_N, size), torch.split(token_N, size), chunks, strict=True)
         return torch.cat([each(row_R, token_R, logits_RV) for row_R, token_R, logits_RV in parts])

@@ -36,7 +36,7 @@ def kl_of_positions(logits_NV: torch.Tensor, anchor_logits_NV: torch.Tensor) -> 
     A few positions at a time, so that nothing of the inputs' size is made; summed in float64.
     """
     size = max(1, _CACHED_NUMEL // logits_NV.shape[1]) if logits_NV.device.type == "cpu" else max(1, len(logits_NV))
-    parts = zip(logits_NV.split(size), anchor_logits_NV.split(size), strict=True)
+    parts = zip(torch.split(logits_NV, size), torch.split(anchor_logits_NV, size), strict=True)
     return torch.cat([_kl_at_once(logits_RV, anchor_RV) for logits_RV, anchor_RV in parts])
 
 

@@ -74,7 +74,8 @@ class _Factors:
             bt_NPRO = coef_NPC[..., None] * self.bt_NCO[:, None]
         else:
             rows_NXC = (self.rows_NRC[:, None] * coef_NPC[:, :, None]).flatten(1, 2)
-            bt_NPRO = torch.bmm(rows_NXC, self.bt_NCO).unflatten(1, (coef_NPC.shape[1], -1))
+            bt_NXO = torch.bmm(rows_NXC, self.bt_NCO)
+            bt_NPRO = bt_NXO.view(len(bt_NXO), coef_NPC.shape[1], -1, bt_NXO.shape[-1])
         for number, a_IR, bt_PRO in zip(self.numbers, self.a_IR, bt_NPRO.to(dtype), strict=True):
             yield number, _Update(a_IR, bt_PRO)
 
