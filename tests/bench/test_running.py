@@ -38,7 +38,7 @@ def test_a_bench_that_fails_is_told_and_ends_nothing(tmp_path, monkeypatch, sett
 
 
 def test_a_bench_that_hangs_is_ended_with_its_children(tmp_path, monkeypatch, settings):
-    sleeper = "import subprocess\ndef measure(settings):\n    subprocess.run(['sleep', '60'])\n"
+    sleeper = "import subprocess\ndef measure(settings):\n    subprocess.run(['sleep', '3600'])\n"
     put(tmp_path, "slow", sleeper)
     monkeypatch.setattr(bench.running, "ROOT", tmp_path)
     outcome = run_bench("slow", settings, timeout_s=1.5)
