@@ -37,6 +37,7 @@ GROUPS: Mapping[str, Rows] = {
     "Merging": (("merge.method", "merge.granularity", "merge.weights"),),
     "Measuring and saving": (
         ("training.evaluate_every", "training.save_every"),
+        ("training.keep_every", "training.keep_ema"),
         ("evaluation.prompts", "evaluation.samples_per_prompt"),
         ("evaluation.training_samples_per_prompt", "evaluation.batch_size"),
         ("evaluation.etas", "evaluation.methods"),
@@ -63,6 +64,8 @@ _LABELS = {
     "training.mu": "EMA mu",
     "training.max_new_tokens": "Tokens per completion",
     "training.max_grad_norm": "Gradient limit",
+    "training.keep_ema": "Keep EMA weights",
+    "training.keep_every": "Keep checkpoint every",
     "training.kl_ceiling": "KL ceiling",
     "training.micro_batch": "Micro-batch",
     "training.warmup_steps": "Warm-up steps",

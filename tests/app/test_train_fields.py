@@ -46,7 +46,7 @@ def test_kinds_and_limits(fields):
         "adapter.targets": "list",
     }
     assert {name: fields[name].kind for name in kinds} == kinds
-    assert fields["model.dtype"].options == ("float32", "bfloat16")
+    assert fields["model.dtype"].options == ("float32", "bfloat16", "auto")
     assert fields["evaluation.methods"].options == ("slerp", "lerp", "slerp-weights")
     assert (fields["warp.policies"].minimum, fields["warp.policies"].maximum) == (1.0, 64.0)
     assert (fields["merge.eta"].minimum, fields["merge.eta"].maximum) == (0.0, 2.0)

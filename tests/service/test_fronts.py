@@ -11,7 +11,6 @@ from tests.service.selections import TINY, Heard
 from warp_core.errors import ConfigError, WorkspaceError
 from warp_core.evaluation.points import Point
 from warp_core.evaluation.sweep import Sweep
-from warp_core.policy import loading
 from warp_core.service import fronts as fronts_module
 from warp_core.service import geometry as geometry_module
 from warp_core.service.fronts import front_document, prediction_document, sample_rows
@@ -20,6 +19,7 @@ from warp_core.service.library import Library
 from warp_core.service.places import is_sft, single
 from warp_core.service.protocol import SFT, GeometryRequest, Place, Selection
 from warp_core.training import warp as warp_module
+from warp_core.weights import opening as opening_module
 from warp_core.workspace.results import Results
 
 DEMO = Selection(run="demo-run")
@@ -50,7 +50,7 @@ def no_models(library, made, monkeypatch):
     """A run whose base model is gone."""
     config = library.run_folder("tiny").config_file
     config.write_text(config.read_text().replace(str(made.init), "/gone/model"))
-    for module, name in ((warp_module, "resolve_model"), (loading, "resolve_model")):
+    for module, name in ((warp_module, "resolve_model"), (opening_module, "resolve_model")):
         monkeypatch.setattr(module, name, lambda *args: pytest.fail("a model is looked for"))
     return library
 
