@@ -25,6 +25,7 @@ README = ROOT / "bench" / "README.md"
 PERFORMANCE = ROOT / "docs" / "performance.md"
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 PEERS = ("torch", "transformers", "mergekit", "trl")
+PICTURE = "![Time against model size, policies and batch](results/scale.svg)"
 BEGIN, END = "<!-- begin:results -->\n", "<!-- end:results -->"
 
 
@@ -107,7 +108,8 @@ def pages(document: Document) -> dict[Path, str]:
     Raises ValueError where markers are missing.
     """
     aimed = replace(document, rows=[row for row in document.rows if row.aim])
-    return {README: _with_part(README, summary(document)), PERFORMANCE: _with_part(PERFORMANCE, summary(aimed))}
+    drawn = f"\n{PICTURE}\n" if any(row.bench == "scale" for row in document.rows) else ""
+    return {README: _with_part(README, summary(document) + drawn), PERFORMANCE: _with_part(PERFORMANCE, summary(aimed))}
 
 
 def _with_part(path: Path, body: str) -> str:

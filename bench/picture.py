@@ -33,6 +33,8 @@ def write_picture(path: Path, found: "Sequence[Series]") -> None:
     for number, part in enumerate(parts):
         x = _LEFT + number * 110
         body.append(f'<circle cx="{x}" cy="16" r="4" fill="{COLORS[part]}"/><text x="{x + 10}" y="20">{part}</text>')
+    hint = "dotted: linear growth; both axes logarithmic"
+    body.append(f'<text class="mild" x="{_LEFT + len(parts) * 110}" y="20">{hint}</text>')
     text = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {_TOP + _HEIGHT + 50}"><style>{_STYLE}</style>'
     )

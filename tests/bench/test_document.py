@@ -53,6 +53,10 @@ def test_the_tables_stand_between_their_markers(two_pages, settings, rows):
         assert "### merge" in text
     assert "### front" in found[readme]
     assert "### front" not in found[performance], "it has no aim"
+    assert "scale.svg" not in found[readme]
+    grown = pages(replace(made, rows=[*rows, replace(rows[1], bench="scale")]))
+    assert "results/scale.svg" in grown[readme]
+    assert "scale.svg" not in grown[performance]
     readme.write_text(found[readme], encoding="ascii")
     assert pages(made) == found
     readme.write_text("no markers", encoding="ascii")
