@@ -17,7 +17,7 @@ help:
 	@echo 'make demo HEADLESS=1   the same, opening no browser'
 	@echo 'make test              the tests; ARGS="-k slerp" passes options to pytest'
 	@echo 'make check             format, lint, types, import direction and tests, as in CI'
-	@echo 'make bench             measure engine, peers and machine (about 25 minutes on 2 cores); QUICK=1 is a smoke test,'
+	@echo 'make bench             measure engine, peers and machine (estimated 30 to 40 minutes on 2 cores); QUICK=1 is a smoke test,'
 	@echo '                       PEERS=0 leaves mergekit and TRL out, ARGS="merge front" names benches, SCRATCH=/path'
 	@echo 'make docs              write the generated parts of README.md and docs/ anew'
 	@echo 'make clean             remove .venv, .venv-bench and caches; runs/ stays'
