@@ -14,7 +14,7 @@ from app.explore.state import Desk, selection_key
 from app.view import current_view
 from warp_core.evaluation.preferences import SCALE, Judgement, Preference, preference
 from warp_core.service.places import full_weights, is_sft, place_label, place_text, same_place
-from warp_core.service.protocol import Job, JobState, Place, Vote
+from warp_core.service.protocol import Job, JobState, Place, Selection, Vote
 
 __all__ = ["Pair", "draw_summary", "draw_votes", "pairs_of", "score_words", "summary"]
 
@@ -116,15 +116,17 @@ def _row(desk: Desk, pair: Pair, number: int, *, is_open: bool) -> None:
                 label_visibility="collapsed",
                 disabled=not is_open,
                 on_change=_vote,
-                args=(desk, pair, key),
+                args=(desk.selection, pair, key),
             )
         else:
             words = score_words(voted.score, pair.first_name, pair.second_name)
             st.caption(f"Your vote: {words.lower() if voted.score == 0 else words}.", width="content")
-            st.button("Undo", key=f"undo-{number}", type="tertiary", on_click=_undo, args=(desk, pair))
+            st.button("Undo", key=f"undo-{number}", type="tertiary", on_click=_undo, args=(desk.selection, pair))
 
 
-def _vote(desk: Desk, pair: Pair, key: str) -> None:
+# Streamlit keeps the arguments of every control that a session has ever drawn: a desk, with its front and its jobs,
+# would be half a megabyte for each preview.
+def _vote(selection: Selection, pair: Pair, key: str) -> None:
     score = st.session_state.get(key)
     written = texts()
     first, second = (written.get(SIDES[index]) for index in (pair.first, pair.second))
@@ -132,7 +134,7 @@ def _vote(desk: Desk, pair: Pair, key: str) -> None:
         return
     with errors_kept():
         _cast()[pair.key] = engine().vote(
-            desk.selection,
+            selection,
             Vote(
                 session=session_id(),
                 prompt=pair.preview.prompt,
@@ -149,11 +151,11 @@ def _vote(desk: Desk, pair: Pair, key: str) -> None:
         reveal()
 
 
-def _undo(desk: Desk, pair: Pair | None = None) -> None:
+def _undo(selection: Selection, pair: Pair | None = None) -> None:
     """Take back the vote on a pair, or the latest vote of this session."""
     key = pair.key if pair is not None else list(_cast())[-1]
     with errors_kept():
-        engine().undo_vote(desk.selection, _cast()[key].id)
+        engine().undo_vote(selection, _cast()[key].id)
         del _cast()[key]
 
 
@@ -221,7 +223,9 @@ def draw_summary(desk: Desk) -> None:
                 width="stretch",
             )
             if _cast():
-                st.button("Undo my latest vote", key="undo-latest", type="tertiary", on_click=_undo, args=(desk,))
+                st.button(
+                    "Undo my latest vote", key="undo-latest", type="tertiary", on_click=_undo, args=(desk.selection,)
+                )
 
 
 def _table(rows: Sequence[tuple[Place, Place, Preference]], names: Sequence[str]) -> dict[str, list[Any]]:

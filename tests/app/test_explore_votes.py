@@ -1,10 +1,12 @@
 """Votes beside the texts: seven answers, blind, undo, and the scores over all votes."""
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from app.explore.blind import order_of
-from app.explore.votes import pairs_of, score_words, summary
+from app.explore.state import Desk
+from app.explore.votes import Pair, pairs_of, score_words, summary
 from app.view import View
 from tests.app.conftest import OpenPage
 from tests.app.explore_tools import data_of, field, has, release, view_of, words_of
@@ -234,3 +236,13 @@ class TestSummary:
             "Tie",
             "B better",
         ]
+
+
+def test_what_streamlit_keeps_of_a_control_is_small(page, monkeypatch):
+    """It keeps the arguments of every control that a session has ever drawn."""
+    kept = []
+    draw = st.segmented_control
+    monkeypatch.setattr(st, "segmented_control", lambda *a, **kw: kept.extend(kw.get("args", ())) or draw(*a, **kw))
+    page.run()
+    assert any(isinstance(one, Pair) for one in kept)
+    assert not any(isinstance(one, Desk) for one in kept)
