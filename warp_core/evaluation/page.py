@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from warp_core.evaluation.offline import offline_page
 from warp_core.evaluation.paired import Comparison, difference_note, difference_rows
 from warp_core.evaluation.points import Point
 from warp_core.evaluation.series import (
@@ -36,10 +37,6 @@ _DASHES = {"slerp": "solid", "lerp": "dash", "slerp-weights": "dot"}
 _SYMBOLS = {"slerp": "circle", "lerp": "circle-open", "slerp-weights": "square-open"}
 _FADED = 0.4
 _PLUS_MINUS = "\u00b1"
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
-    "form-action 'none'"
-)
 _STYLE = f"""
 :root {{ color-scheme: light; }}
 body {{ margin: 0; background: #fff; color: {INK}; font: 15px/1.5 {FONT}; }}
@@ -87,28 +84,17 @@ def write_front_html(
             "modeBarButtons": [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
         },
     )
+    caption = f"{how_measured(front)}; bars: one standard error. {hypervolume_note(front)}"
     write_text_atomic(
         path,
-        f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{escape(title)}</h1>
-<p class="caption">{escape(f"{how_measured(front)}; bars: one standard error. {hypervolume_note(front)}")}</p>
+        offline_page(
+            title,
+            style=_STYLE,
+            main=f"""<p class="caption">{escape(caption)}</p>
 <div class="plot">{plot}</div>
 {_table(front)}
-{_differences(front, comparisons or {})}
-</main>
-</body>
-</html>
-""",
+{_differences(front, comparisons or {})}""",
+        ),
     )
 
 

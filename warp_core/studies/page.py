@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from warp_core.evaluation.offline import offline_page
 from warp_core.evaluation.series import plain
 from warp_core.studies.figures import Panel
 from warp_core.workspace.publish import write_text_atomic
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["study_figure", "write_study_html"]
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
-    "form-action 'none'"
-)
 _STYLE = f"""
 body {{ margin: 0; background: #fff; color: #1f2328; font: 15px/1.5 {_FONT}; }}
 main {{ max-width: 1180px; margin: 0 auto; padding: 28px 24px 48px; }}
@@ -60,29 +57,17 @@ def write_study_html(
     )
     write_text_atomic(
         path,
-        f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(plain(title))}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{escape(plain(title))}</h1>
-<p>{escape(observation)}.</p>
+        offline_page(
+            plain(title),
+            style=_STYLE,
+            main=f"""<p>{escape(observation)}.</p>
 <p class="{escape(verdict)}">{escape(sentence)}</p>
 {plot}
 <div class="table"><table><tbody>
 {rows}
 </tbody></table></div>
-<p class="mild">{escape(about)}</p>
-</main>
-</body>
-</html>
-""",
+<p class="mild">{escape(about)}</p>""",
+        ),
     )
 
 
