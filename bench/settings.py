@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from warp_core.environment import QUIET_THREADS
+
 __all__ = ["Settings", "read_settings", "settings_json"]
 
 
@@ -43,10 +45,10 @@ class Settings:
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
         environment |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
         if peer:
-            environment.pop("OMP_WAIT_POLICY", None)
-            environment.pop("PYTHONPATH", None)
+            for name in (*QUIET_THREADS, "PYTHONPATH"):
+                environment.pop(name, None)
         else:
-            environment["OMP_WAIT_POLICY"] = "PASSIVE"
+            environment |= QUIET_THREADS
         return environment
 
 

@@ -12,9 +12,10 @@ def test_settings_reach_another_process_as_they_are(settings):
 
 def test_both_sides_get_the_same_threads_and_no_network(settings, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "infinite")
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     ours, theirs = replace(settings, threads=3).environment(), replace(settings, threads=3).environment(peer=True)
     for environment in (ours, theirs):
         assert (environment["OMP_NUM_THREADS"], environment["HF_HUB_OFFLINE"]) == ("3", "1")
-    assert ours["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert "OMP_WAIT_POLICY" not in theirs
+    assert (ours["OMP_WAIT_POLICY"], ours["GOMP_SPINCOUNT"]) == ("PASSIVE", "4000")
+    assert not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & theirs.keys()

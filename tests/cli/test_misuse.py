@@ -17,6 +17,7 @@ from tests.cli.conftest import SHORT, settings
 from tests.tiny import make_adapter, make_model, make_policies, read_json
 from warp_core import cli as command_line
 from warp_core.commands import models as models_command
+from warp_core.environment import QUIET_THREADS, quiet_threads
 
 OPPOSITE = "model.layers.1.mlp.up_proj.weight"
 REWARDS = """
@@ -367,7 +368,7 @@ def test_a_merge_that_is_interrupted_leaves_nothing(cli, monkeypatch, tmp_path, 
 
 
 def test_the_libraries_are_told_to_be_quiet_before_they_are_imported(cli, monkeypatch):
-    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_TELEMETRY", "OMP_WAIT_POLICY"):
+    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_TELEMETRY", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     seen = {}
 
@@ -378,7 +379,17 @@ def test_the_libraries_are_told_to_be_quiet_before_they_are_imported(cli, monkey
     sys.modules["warp_core.commands.models"] = models_command
     monkeypatch.setattr(command_line.importlib, "import_module", look)
     assert cli(*GEOMETRY.split(), "policy0", *()).code == 0
-    assert (seen["TQDM_DISABLE"], seen["HF_HUB_DISABLE_TELEMETRY"], seen["OMP_WAIT_POLICY"]) == ("1", "1", "PASSIVE")
+    assert (seen["TQDM_DISABLE"], seen["HF_HUB_DISABLE_TELEMETRY"]) == ("1", "1")
+    assert (seen["OMP_WAIT_POLICY"], seen["GOMP_SPINCOUNT"]) == ("PASSIVE", "4000")
+
+
+@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "7")])
+def test_whoever_sets_how_threads_wait_keeps_it(monkeypatch, name, value):
+    for each in QUIET_THREADS:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, value)
+    quiet_threads()
+    assert {each: os.environ[each] for each in QUIET_THREADS if each in os.environ} == {name: value}
 
 
 def test_short_runs_of_every_measuring_command_say_nothing_but_progress(cli):
