@@ -1,7 +1,8 @@
 """The arithmetic of a merge on one piece of one tensor, shared by the streamed and the resident merge.
 
-Products and sums are separate float32 operations, so an element's result does not depend on where a piece begins: what
-is previewed in memory is bit for bit what is exported (on one device). Float64 checkpoints are summed in float64.
+A term is multiplied and added in one operation, which rounds once on processors that can and does so for every element
+alike: what is previewed in memory is bit for bit what is exported (on one device). Float64 checkpoints are summed in
+float64.
 
 Shape suffixes: K sources [init, policies..., towards]; R rank.
 """
@@ -43,8 +44,10 @@ def blend(
     if len(used) > 1 and term is None:
         term = torch.empty_like(total)
     for piece, factor in used[1:]:
-        assert term is not None
-        total.add_(piece if factor == 1 and piece.dtype == dtype else _product(piece, factor, out=term))
+        if piece.dtype != dtype:
+            assert term is not None
+            piece = term.copy_(piece)
+        total.add_(piece, alpha=factor)
     return total
 
 

@@ -26,7 +26,7 @@ from warp_core.weights.coefficients import Coefficients
 from warp_core.weights.layers import layer_of
 from warp_core.weights.staging import Staging, place_for
 from warp_core.weights.tensor_io import CHUNK_NUMEL, row_chunks
-from warp_core.weights.workers import PIECE_NUMEL, Scratch, Workers, blocks_of
+from warp_core.weights.workers import SUM_NUMEL, Scratch, Workers, blocks_of
 
 __all__ = ["ResidentMerge", "parameter_row"]
 
@@ -146,8 +146,8 @@ class ResidentMerge:
             name, start, stop = span
             live, (sources, factors_K) = self._live[name].view(-1), self._used(name, factors[name])
             dtype = working_dtype(*(source.dtype for source in sources))
-            for first in range(start, stop, PIECE_NUMEL):
-                last = min(first + PIECE_NUMEL, stop)
+            for first in range(start, stop, SUM_NUMEL):
+                last = min(first + SUM_NUMEL, stop)
                 straight = live.dtype == dtype
                 out = live[first:last] if straight else scratch.take("total", last - first, dtype)
                 term = scratch.take("term", last - first, dtype)

@@ -28,7 +28,7 @@ from warp_core.weights.model_files import write_card, write_model_files, write_r
 from warp_core.weights.recipes import Recipe
 from warp_core.weights.shards import Shard, parse_dtype, parse_size, plan_shards, write_index
 from warp_core.weights.tensor_io import ShardWriter, TensorReader, row_chunks
-from warp_core.weights.workers import PIECE_NUMEL, Scratch, Workers, blocks_of
+from warp_core.weights.workers import SUM_NUMEL, Scratch, Workers, blocks_of
 from warp_core.workspace.publish import publish_folder
 
 __all__ = ["MergeReport", "merge_to_folder"]
@@ -148,8 +148,8 @@ class _Merge:
             used = [k for k, factor in enumerate(factors_K) if factor != 0] or [0]
             entries, factors_K = [self._sources[k].tensors[entry.name] for k in used], factors_K[used]
         dtype = working_dtype(*(one.dtype for one in entries))
-        for first in range(start, stop, PIECE_NUMEL):
-            numel = min(PIECE_NUMEL, stop - first)
+        for first in range(start, stop, SUM_NUMEL):
+            numel = min(SUM_NUMEL, stop - first)
             pieces = [
                 reader.read_into(self._scratch.take(f"source {k}", numel, one.dtype), one, start=first)
                 for k, one in enumerate(entries)

@@ -14,9 +14,10 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["BLOCK_NUMEL", "PIECE_NUMEL", "Scratch", "Workers", "blocks_of"]
+__all__ = ["BLOCK_NUMEL", "PIECE_NUMEL", "SUM_NUMEL", "Scratch", "Workers", "blocks_of"]
 
-PIECE_NUMEL = 1 << 17  # elements at once: a few pieces stay in the last cache, and Python has little to do between
+PIECE_NUMEL = 1 << 17  # elements of a Gram at once, in float64: a few pieces stay in the cache of a core
+SUM_NUMEL = 1 << 19  # elements of a sum at once: in the last cache, and Python has little to do between
 BLOCK_NUMEL = 1 << 20  # elements that are handed to a worker at once
 MAX_WORKERS = 16  # the memory bus of most machines is full before
 
