@@ -1,0 +1,147 @@
+"""Attack: `make soak`, or with an environment that is there already
+
+    .venv/bin/python -m hostile [NAME ...] [--quick] [--out FILE] [--scratch FOLDER]
+
+Without names every attack runs, in the order of ATTACKS, each in a process of its own; a whole run writes its figures
+into docs/reliability.md. Outcomes are printed and kept as they come, so that an interrupted run keeps what it has found.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hostile.document import ROOT, Document, Ran, begin_document, publish, write_document
+from hostile.outcomes import Outcome
+
+# name -> minutes after which an attack is taken for hanging
+ATTACKS = {
+    "system_calls": 30,
+    "resume": 40,
+    "writers": 10,
+    "disk": 10,
+    "surroundings": 10,
+    "races": 10,
+    "headers": 15,
+    "models": 15,
+    "configs": 15,
+    "names": 10,
+    "prompts": 10,
+    "rewards": 15,
+    "numbers": 10,
+    "memory": 15,
+    "files": 15,
+    "signals": 20,
+    "processes": 20,
+    "access": 10,
+    "http": 20,
+    "texts": 20,
+    "sessions": 20,
+    "jobs": 15,
+    "sweep": 20,
+    "mixed": 150,
+}
+KEPT_LINES = 40
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run attacks; 0 where everything survived, 1 otherwise, 130 interrupted."""
+    made = argparse.ArgumentParser(prog="python -m hostile", description="Attack the engine, its store and the app.")
+    made.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ATTACKS))
+    made.add_argument("--quick", action="store_true", help="a part of each, as the tests run it: seconds per attack")
+    made.add_argument("--out", type=Path, help="JSON file of the outcomes, written as they come")
+    made.add_argument("--scratch", type=Path, help="folder for what the attacks write (default: the system's)")
+    made.add_argument("--alone", metavar="NAME", help=argparse.SUPPRESS)
+    options = made.parse_args(arguments)
+    unknown = [name for name in [*options.names, options.alone or ""] if name and name not in ATTACKS]
+    if unknown:
+        made.error(f"no attack is called {unknown[0]!r}: {', '.join(ATTACKS)}")
+    if options.alone:
+        return alone(options.alone, quick=options.quick, scratch=options.scratch)
+    return run(options.names or list(ATTACKS), options)
+
+
+def alone(name: str, *, quick: bool, scratch: Path | None) -> int:
+    """Run one attack in this process and print every outcome as a line of JSON."""
+    module = importlib.import_module(f"hostile.{name}")
+    place = Path(tempfile.mkdtemp(prefix=f"hostile-{name}-", dir=scratch))
+    # An attack must not find what a person has cached, and must not change it.
+    os.environ |= {"WARP_CACHE": str(place / "cache"), "WARP_WORKSPACE": str(place / "workspace")}
+    try:
+        for outcome in module.attack(place, quick=quick):
+            print(json.dumps(outcome.to_json()), flush=True)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return 0
+
+
+def run(names: Sequence[str], options: argparse.Namespace) -> int:
+    """Run attacks one after the other; the exit code."""
+    document = begin_document(quick=options.quick)
+    try:
+        for name in names:
+            document.attacks.append(ran := attacked(name, options))
+            tell(ran)
+            if options.out:
+                write_document(options.out, document)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    if not options.quick and set(names) == set(ATTACKS):
+        publish(document)
+    return 1 if any(ran.failed for ran in document.attacks) else 0
+
+
+def attacked(name: str, options: argparse.Namespace) -> Ran:
+    """Run one attack as a process of its own, with an end in any case."""
+    command = [sys.executable, "-m", "hostile", "--alone", name, *(["--quick"] if options.quick else [])]
+    command += ["--scratch", str(options.scratch)] if options.scratch else []
+    began, limit_s, problem = time.monotonic(), 60 * ATTACKS[name], ""
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=errors, start_new_session=True)
+        try:
+            child.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            problem = f"no end within {limit_s // 60} minutes"
+        finally:
+            end(child)
+        said.seek(0)
+        outcomes = [Outcome(**json.loads(line)) for line in said if line.startswith("{")]
+        errors.seek(0)
+        last = errors.read().splitlines()[-KEPT_LINES:]
+    if not problem and child.returncode:
+        problem = f"ended with {child.returncode}: {last[-1] if last else 'and said nothing'}"
+        print("\n".join(last), file=sys.stderr)
+    return Ran(name=name, seconds=round(time.monotonic() - began, 1), outcomes=outcomes, problem=problem)
+
+
+def end(child: "subprocess.Popen[bytes]") -> None:
+    """Kill what an attack has started; nothing of it may outlive it."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    child.wait()
+
+
+def tell(ran: Ran) -> None:
+    """Print what an attack has found."""
+    for one in ran.outcomes:
+        mark = "FAILED" if one.failed else "ok"
+        print(f"{ran.name:<14}{mark:<8}{one.survived}/{one.tried}  {one.case}  {one.measured}".rstrip(), flush=True)
+        for line in one.failures:
+            print(f"{'':<22}{line}", flush=True)
+    print(f"{ran.name:<14}{ran.problem or 'done'} ({ran.seconds:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())
