@@ -1,8 +1,8 @@
 # Every command sets up what it needs by itself: a Python >= 3.11, .venv, the requirements (scripts/setup.py).
 # Variables: PYTHON=/path/to/python   HEADLESS=1 (app, demo: ask nothing, open nothing)   PORT=8501 (app)
-#            ARGS="..." (test: for pytest; bench: names of benches)   PEERS=0, QUICK=1, SCRATCH=/path (bench)
+#            ARGS="..." (test: for pytest; bench: names of benches; soak: of attacks)   PEERS=0, QUICK=1, SCRATCH=/path (bench)
 
-.PHONY: help app demo test check bench docs clean
+.PHONY: help app demo test check bench soak docs clean
 .DEFAULT_GOAL := help
 
 python := .venv/bin/python
@@ -19,6 +19,8 @@ help:
 	@echo 'make check             format, lint, types, import direction and tests, as in CI'
 	@echo 'make bench             measure engine, peers and machine (estimated 30 to 40 minutes on 2 cores); QUICK=1 is a smoke test,'
 	@echo '                       PEERS=0 leaves mergekit and TRL out, ARGS="merge front" names benches, SCRATCH=/path'
+	@echo 'make soak              every attack of hostile/, two hours of mixed use among them (about 5 hours); QUICK=1 is what the'
+	@echo '                       tests run, ARGS="resume headers" names attacks, SCRATCH=/path'
 	@echo 'make docs              write the generated parts of README.md and docs/ anew'
 	@echo 'make clean             remove .venv, .venv-bench and caches; runs/ stays'
 	@echo 'PYTHON=/path/to/python chooses the interpreter (3.11 or newer)'
@@ -43,6 +45,10 @@ bench:
 	$(setup) requirements.txt
 	$(if $(peers),,$(setup) requirements-bench.txt)
 	@$(python) -m bench $(ARGS) $(if $(QUICK),--quick) $(if $(peers),--peers none) $(if $(SCRATCH),--scratch "$(SCRATCH)")
+
+soak:
+	$(setup) requirements-dev.txt
+	@$(python) -m hostile $(ARGS) $(if $(QUICK),--quick) $(if $(SCRATCH),--scratch "$(SCRATCH)")
 
 docs:
 	$(setup) requirements-dev.txt

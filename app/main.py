@@ -23,6 +23,7 @@ PAGES = {
     "geometry": ("Geometry", ":material/square_foot:"),
     "compare": ("Compare", ":material/compare:"),
     "export": ("Export", ":material/save_alt:"),
+    "studies": ("Studies", ":material/science:"),
     "help": ("Help", ":material/help:"),
 }
 """Module of app.pages, which is the path of its address, too: title and icon of Streamlit's own font."""

@@ -30,6 +30,7 @@ PAGES = {
     "geometry": "geometry?run=demo-run&at=i1.slerp.e0.5.sft",
     "compare": f"compare?run=demo-run&{PINS}",
     "export": "export?run=demo-run&at=i2.slerp.e0.62.sft",
+    "studies": "studies?run=demo-run",
     "help": "help?run=demo-run",
 }
 

@@ -137,6 +137,12 @@ def tour(view: View) -> Sequence[tuple[str, str, View, str]]:
             clean,
             "Fill in the form, start, and watch the curves; the run shows up in Explore.",
         ),
+        (
+            "studies",
+            "See what holds up",
+            clean,
+            "The experiments of the paper that were run here: which observations held, which did not, with intervals.",
+        ),
     )
 
 

@@ -82,7 +82,7 @@ def test_it_opens_explore_on_the_bundled_run(pages: StubPages):
 
 
 def test_all_pages_are_there():
-    assert list(PAGES) == ["explore", "train", "geometry", "compare", "export", "help"]
+    assert list(PAGES) == ["explore", "train", "geometry", "compare", "export", "studies", "help"]
 
 
 def test_the_run_asked_for_at_the_start_is_opened(pages: StubPages, monkeypatch: pytest.MonkeyPatch):

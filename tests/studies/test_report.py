@@ -42,9 +42,7 @@ def document(name="slerp", *, verdict="held", complete=True):
         "model": "m",
         "reward": ["r"],
         "second_judge": "j",
-        "date": "today",
-        "warp_core": "0",
-        "commit": None,
+        "made": "So it was made.",
     }
 
 

@@ -11,6 +11,7 @@ from warp_core import cli
 from warp_core.commands import study as command
 from warp_core.commands.study import _Sitting
 from warp_core.policy.model import pick_device
+from warp_core.service.studies import read_studies
 from warp_core.studies.catalogue import NAMES, STUDIES
 from warp_core.studies.forecast import Forecast
 from warp_core.studies.lab import Lab
@@ -65,6 +66,19 @@ def test_every_file_of_a_study_is_there_and_can_be_read(smoke):
         page = (folder / "smoke.html").read_text()
         assert "Content-Security-Policy" in page
         assert "<script src" not in page, "the page opens offline"
+
+
+def test_the_engine_lists_them_for_the_app(smoke, caplog):
+    studies = read_studies([smoke.out])
+    assert {one.summary.name for one in studies} == ISSUE
+    assert caplog.text == ""
+    for one in studies:
+        document = smoke.documents[one.summary.name]
+        assert one.summary.sentence == document["sentence"]
+        assert len(one.claims) == len(document["claims"])
+        drawn = [line for panel in one.panels for line in panel.lines]
+        assert drawn
+        assert all(len(line.x_P) == len(line.y_P) > 0 for line in drawn)
 
 
 def test_the_page_of_results_has_a_sentence_of_each(smoke):

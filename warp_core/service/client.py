@@ -139,6 +139,14 @@ class HttpEngine:
         """See `Engine`."""
         return self._call("prompts", selection)
 
+    def studies(self) -> Sequence[d.StudySummary]:
+        """See `Engine`."""
+        return self._call("studies")
+
+    def study(self, name: str, scale: str) -> d.StudyDocument:
+        """See `Engine`."""
+        return self._call("study", name, scale)
+
     def submit(self, request: p.JobRequest) -> p.Job:
         """See `Engine`."""
         return self._call("submit", request)

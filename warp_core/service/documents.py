@@ -31,6 +31,11 @@ __all__ = [
     "RunState",
     "RunSummary",
     "SampleRow",
+    "StudyClaim",
+    "StudyDocument",
+    "StudyLine",
+    "StudyPanel",
+    "StudySummary",
     "Surface",
 ]
 
@@ -271,6 +276,68 @@ class ConfigCheck(Model):
     toml: str
     config: dict[str, Any]
     """With every default filled in; as given where it is not ok."""
+
+
+class StudySummary(Model):
+    """A study of the paper that was made here, or came with the project."""
+
+    name: str
+    scale: str
+    title: str
+    figure: str
+    """Of the paper."""
+    observation: str
+    """What was tested."""
+    verdict: Literal["held", "failed", "undecided"]
+    sentence: str
+    """The verdict with its numbers."""
+    is_complete: bool
+    date: str
+
+
+class StudyClaim(Model):
+    """One thing that a study tested; those that do not count are told beside the observation."""
+
+    verdict: Literal["held", "failed", "undecided"]
+    sentence: str
+    counts: bool
+
+
+class StudyLine(Model):
+    """A line of a plot, P points in order."""
+
+    name: str
+    color: str = Field(pattern=r"^#[0-9a-f]{6}$")
+    dash: Literal["solid", "dot", "dash", "dashdot", "longdash", "longdashdot"] = "solid"
+    x_P: tuple[Finite, ...]
+    y_P: tuple[Finite, ...]
+    y_se_P: tuple[Finite, ...] = ()
+    """Standard errors, or nothing."""
+    notes_P: tuple[str, ...] = ()
+    in_legend: bool = True
+
+
+class StudyPanel(Model):
+    """A pair of axes with lines."""
+
+    x_label: str
+    y_label: str
+    lines: tuple[StudyLine, ...]
+
+
+class StudyDocument(Model):
+    """All of a study."""
+
+    summary: StudySummary
+    claims: tuple[StudyClaim, ...]
+    judge: tuple[StudyClaim, ...]
+    """What the second judge says about the reward that was gained."""
+    panels: tuple[StudyPanel, ...]
+    made: str
+    """How it was made, in words."""
+    folder: str
+    """Where its files lie, on the engine's machine."""
+    files: tuple[str, ...]
 
 
 class Device(Model):

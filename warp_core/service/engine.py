@@ -28,6 +28,7 @@ from warp_core.service.judging import judge
 from warp_core.service.library import Library
 from warp_core.service.places import place_label
 from warp_core.service.runs import Runs
+from warp_core.service.studies import find_study, read_studies, study_folders
 from warp_core.service.trainings import Trainings
 from warp_core.service.workbench import Workbench
 from warp_core.training.config import (
@@ -150,6 +151,14 @@ class LocalEngine:
     def prompts(self, selection: p.Selection) -> Sequence[str]:
         """The evaluation prompts of a run, or the bundled ones."""
         return self._library.prompts(selection)
+
+    def studies(self) -> Sequence[d.StudySummary]:
+        """All studies of the workspace and of the project, in the order of the paper."""
+        return [study.summary for study in read_studies(study_folders())]
+
+    def study(self, name: str, scale: str) -> d.StudyDocument:
+        """One study."""
+        return find_study(read_studies(study_folders()), name, scale)
 
     def submit(self, request: p.JobRequest) -> p.Job:
         """Queue a job. A preview replaces the preview of the same session."""

@@ -25,9 +25,11 @@ from warp_core.service.fake_data import World, prediction_through
 from warp_core.service.fake_front import FakeFront
 from warp_core.service.fake_jobs import FakeJob, FakeQueue
 from warp_core.service.fake_runs import FakeRun, check_name, demo_run, running_run
+from warp_core.service.fake_studies import made_up_studies
 from warp_core.service.fake_text import PROMPTS
 from warp_core.service.fake_work import judge_scores, preview_panes, reports, title_of
 from warp_core.service.places import full_weights
+from warp_core.service.studies import find_study
 from warp_core.training.config import config_from_mapping, config_to_mapping, config_to_toml, json_schema
 
 __all__ = ["FakeEngine"]
@@ -160,6 +162,16 @@ class FakeEngine:
         with self._call():
             self._world(selection)
             return PROMPTS
+
+    def studies(self) -> Sequence[d.StudySummary]:
+        """See `Engine`."""
+        with self._call():
+            return [study.summary for study in made_up_studies()]
+
+    def study(self, name: str, scale: str) -> d.StudyDocument:
+        """See `Engine`."""
+        with self._call():
+            return find_study(made_up_studies(), name, scale)
 
     def submit(self, request: p.JobRequest) -> p.Job:
         """See `Engine`."""

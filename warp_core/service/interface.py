@@ -59,6 +59,12 @@ class Engine(Protocol):
     def prompts(self, selection: p.Selection) -> Sequence[str]:
         """The evaluation prompts of a run, or the bundled ones."""
 
+    def studies(self) -> Sequence[d.StudySummary]:
+        """All studies of the workspace and of the project, in the order of the paper."""
+
+    def study(self, name: str, scale: str) -> d.StudyDocument:
+        """One study."""
+
     def submit(self, request: p.JobRequest) -> p.Job:
         """Queue a job. A preview replaces the preview of the same session."""
 

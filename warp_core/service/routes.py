@@ -19,7 +19,7 @@ from warp_core.service.interface import Engine
 
 __all__ = ["ROUTES", "Route"]
 
-_READS = ("status", "runs", "run", "curves", "config_schema", "job", "jobs")
+_READS = ("status", "runs", "run", "curves", "config_schema", "studies", "study", "job", "jobs")
 _PLAIN = (str, int, str | None)
 
 

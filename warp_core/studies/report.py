@@ -10,6 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ def write_study(outcome: Outcome, out: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     document = outcome.to_json()
     names = {kind: f"{scale.name}{end}" for kind, end in _ENDINGS.items()}
-    document["files"] = names
     panels = panels_of(outcome)
+    document |= {"files": names, "panels": [asdict(panel) for panel in panels], "made": _how(document)}
     title = f"{study.title} ({study.figure}, scale {scale.name})"
     _write_csv(folder / names["points"], point_rows(outcome.evidence))
     _write_csv(folder / names["claims"], _claim_rows(document))
@@ -50,7 +51,7 @@ def write_study(outcome: Outcome, out: Path) -> dict[str, Any]:
         verdict=outcome.verdict,
         sentence=sentence_of(outcome),
         claims=[(claim.verdict, claim.sentence) for claim in [*outcome.claims, *outcome.judge]],
-        about=_how(document),
+        about=document["made"],
     )
     # Last, so that who finds it finds the others too.
     write_text_atomic(folder / names["document"], json.dumps(document, indent=1, allow_nan=False) + "\n")
@@ -183,6 +184,6 @@ def _section(one: dict[str, Any], folder: str) -> list[str]:
     lines += [f"- {claim['sentence']}" for claim in one["judge"]]
     lines += [
         "",
-        f"[numbers]({place}/{one['files']['points']}), [claims]({place}/{one['files']['claims']}). {_how(one)}",
+        f"[numbers]({place}/{one['files']['points']}), [claims]({place}/{one['files']['claims']}). {one['made']}",
     ]
     return lines
