@@ -3,7 +3,7 @@
     .venv/bin/python -m hostile [NAME ...] [--quick] [--out FILE] [--scratch FOLDER]
 
 Without names every attack runs, in the order of ATTACKS, each in a process of its own; a whole run writes its figures
-into docs/reliability.md. Outcomes are printed and kept as they come, so that an interrupted run keeps what it has found.
+into docs/reliability.md. Outcomes are printed and kept as they come: an interrupted run keeps what it has found.
 """
 
 import argparse
@@ -17,9 +17,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from hostile.document import ROOT, Document, Ran, begin_document, publish, write_document
+from hostile.document import ROOT, Ran, begin_document, publish, write_document
 from hostile.outcomes import Outcome
 
 # name -> minutes after which an attack is taken for hanging
@@ -125,10 +126,8 @@ def attacked(name: str, options: argparse.Namespace) -> Ran:
 
 def end(child: "subprocess.Popen[bytes]") -> None:
     """Kill what an attack has started; nothing of it may outlive it."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 

@@ -18,7 +18,13 @@ from warp_core.service.fake import FakeEngine
 ENGINE_OF_THE_PAGES, TOKEN_OF_THE_PAGES = "http://127.0.0.1:8765", "choose-one"
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "bench" / "README.md", ROOT / "hostile" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    README,
+    ROOT / "CHANGELOG.md",
+    ROOT / "bench" / "README.md",
+    ROOT / "hostile" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 CONFIG = """
 model.name = "init"

@@ -39,7 +39,9 @@ def _choose(studies: list[StudySummary] | tuple[StudySummary, ...]) -> StudySumm
     number: int = st.radio(
         "Study",
         range(len(studies)),
-        format_func=lambda index: f"{markdown_escaped(studies[index].title)} ({markdown_escaped(studies[index].scale)})",
+        format_func=lambda index: (
+            f"{markdown_escaped(studies[index].title)} ({markdown_escaped(studies[index].scale)})"
+        ),
         captions=[_caption(study) for study in studies],
         key="study",
         label_visibility="collapsed",
@@ -72,7 +74,9 @@ def _claims(title: str, claims: tuple[StudyClaim, ...]) -> None:
     if claims:
         st.markdown(f"**{title}**")
         rows = pd.DataFrame({"verdict": [c.verdict for c in claims], "claim": [c.sentence for c in claims]})
-        st.dataframe(rows, hide_index=True, width="stretch", column_config={"claim": st.column_config.Column(width="large")})
+        st.dataframe(
+            rows, hide_index=True, width="stretch", column_config={"claim": st.column_config.Column(width="large")}
+        )
 
 
 def _plot(panel: StudyPanel) -> go.Figure:

@@ -96,9 +96,7 @@ def _document(stored: dict[str, Any], folder: Path) -> StudyDocument:
 
 
 def _claims(stored: Sequence[dict[str, Any]]) -> tuple[StudyClaim, ...]:
-    return tuple(
-        StudyClaim(verdict=one["verdict"], sentence=one["sentence"], counts=one["counts"]) for one in stored
-    )
+    return tuple(StudyClaim(verdict=one["verdict"], sentence=one["sentence"], counts=one["counts"]) for one in stored)
 
 
 def _panel(stored: dict[str, Any]) -> StudyPanel:
