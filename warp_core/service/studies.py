@@ -21,14 +21,14 @@ _LOG = logging.getLogger(__name__)
 
 
 def study_folders() -> list[Path]:
-    """Where studies lie: each folder of WORKSPACE/studies, then docs/studies of the project; the first one found wins."""
+    """Where studies lie, the most important first: the folders of WORKSPACE/studies, then docs/studies of the project."""
     own = workspace_root() / "studies"
     found = sorted(folder for folder in own.glob("*") if folder.name != "runs") if own.is_dir() else []
     return [*found, assets_root().parent / "docs" / "studies"]
 
 
 def read_studies(folders: Sequence[Path]) -> list[StudyDocument]:
-    """Return every study once per scale, in the order of the paper's figures; what is damaged is logged and left out."""
+    """Return every study once per scale, in the order of the paper's figures; what is damaged is logged and skipped."""
     found: dict[tuple[str, str], StudyDocument] = {}
     for path in _documents(folders):
         try:
