@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def study_folders() -> list[Path]:
-    """Where studies lie, the most important first: the folders of WORKSPACE/studies, then docs/studies of the project."""
+    """Where studies lie: the folders of WORKSPACE/studies, then docs/studies of the project."""
     own = workspace_root() / "studies"
     found = sorted(folder for folder in own.glob("*") if folder.name != "runs") if own.is_dir() else []
     return [*found, assets_root().parent / "docs" / "studies"]
