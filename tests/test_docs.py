@@ -145,7 +145,7 @@ def test_the_tests_that_promises_name_exist():
 def test_the_file_tree_is_complete():
     table = text_of(README).partition("## What is where")[2].partition("\n## ")[0]
     named = {path.rstrip("/") for path in re.findall(r"`([\w./]+)`", table.replace("`demo.toml`", ""))} - {"make"}
-    there = {"app", "assets", "bench", "scripts", "tests", "docs", ".ci/run"}
+    there = {"app", "assets", "bench", "hostile", "scripts", "tests", "docs", ".ci/run"}
     there |= {
         f"warp_core/{path.name}"
         for path in (ROOT / "warp_core").iterdir()

@@ -12,7 +12,7 @@ SELECTION = Selection(run="demo-run")
 
 def test_every_method_is_one_route():
     assert list(ROUTES) == [name for name in vars(Engine) if callable(vars(Engine)[name]) and not name.startswith("_")]
-    assert len({route.path for route in ROUTES.values()}) == len(ROUTES) == 20
+    assert len({route.path for route in ROUTES.values()}) == len(ROUTES) == 22
 
 
 @pytest.mark.parametrize("name", list(ROUTES))
@@ -22,7 +22,7 @@ def test_what_is_got_has_no_body_and_what_changes_something_is_posted(name):
     assert not (route.verb == "GET" and route.body)
 
 
-_GETS = {"/status", "/runs", "/run", "/curves", "/config_schema", "/job", "/jobs"}
+_GETS = {"/status", "/runs", "/run", "/curves", "/config_schema", "/studies", "/study", "/job", "/jobs"}
 
 
 def test_plain_values_go_into_the_query_and_one_message_is_the_body():
