@@ -1,5 +1,7 @@
 """The Studies page: the experiments of the paper that were run here, each with its verdict, figures and numbers."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -35,7 +37,7 @@ def render() -> None:
         _show(engine().study(chosen.name, chosen.scale))
 
 
-def _choose(studies: list[StudySummary] | tuple[StudySummary, ...]) -> StudySummary:
+def _choose(studies: Sequence[StudySummary]) -> StudySummary:
     number: int = st.radio(
         "Study",
         range(len(studies)),
@@ -75,7 +77,7 @@ def _claims(title: str, claims: tuple[StudyClaim, ...]) -> None:
         st.markdown(f"**{title}**")
         rows = pd.DataFrame({"verdict": [c.verdict for c in claims], "claim": [c.sentence for c in claims]})
         st.dataframe(
-            rows, hide_index=True, width="stretch", column_config={"claim": st.column_config.Column(width="large")}
+            rows, hide_index=True, width="stretch", column_config={"verdict": st.column_config.Column(width=80)}
         )
 
 
