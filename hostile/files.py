@@ -1,0 +1,563 @@
+"""Attack: files that an engine has opened or loaded are deleted, cut, replaced, or something is in the way."""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from hostile.outcomes import Outcome, Tally
+from hostile.running_damage import DAMAGES, REPLACES
+from hostile.running_engine import (
+    REWARD,
+    Models,
+    connect,
+    engine_here,
+    finished,
+    leftovers,
+    make_models,
+    move,
+    said_by,
+)
+from hostile.running_failures import one_thread
+from hostile.running_programs import Program, Programs, wait_for
+from tests.service.selections import make_run
+from warp_core.errors import EngineUnreachableError, WarpError
+from warp_core.service.client import HttpEngine
+from warp_core.service.documents import Metric
+from warp_core.service.protocol import (
+    ExportRequest,
+    GeometryRequest,
+    Job,
+    JobState,
+    MeasureRequest,
+    Place,
+    Selection,
+)
+from warp_core.weights import compute_geometry, make_recipe, merge_to_folder, open_checkpoint
+
+PLACE = Place(eta=0.4)
+TOKEN = "a-token"
+FAULT = "a fault of warp-core"
+WEIGHTS = {
+    "full": ("init/model.safetensors", "policy0/model.safetensors"),
+    "lora": ("init/model.safetensors", "adapter0/adapter_model.safetensors"),
+}
+OTHERS = {
+    "full": ("init/config.json", "policy0/config.json", "init/tokenizer.json"),
+    "lora": ("adapter0/adapter_config.json", "init/config.json"),
+}
+# (kind, file, damage, while a job runs)
+QUICK = (
+    ("full", "init/model.safetensors", "truncated", True),
+    ("full", "policy0/model.safetensors", "replaced", False),
+    ("lora", "adapter0/adapter_model.safetensors", "overwritten", False),
+    ("lora", "init/model.safetensors", "deleted", False),
+    ("full", "init/config.json", "a folder in its place", False),
+)
+MANY = tuple(Place(eta=round(0.1 + number / 40, 3)) for number in range(16))
+
+
+def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
+    """Damage files behind an engine's back, and compare what it says then with an engine that has its files."""
+    with one_thread(), engine_here() as url, connect(url) as reference, Programs(place / "programs") as programs:
+        site = Site(place=place, programs=programs, reference=reference)
+        cases = list(QUICK) if quick else _all_cases()
+        yield from _models(site, cases, "files of models")
+        yield from _caches(site, ("garbage", "a folder in its place") if quick else tuple(DAMAGES))
+        if not quick:
+            yield from _runs(site)
+            yield from _exports(site)
+        yield from _merges(place / "merges", ("replaced", "truncated") if quick else tuple(DAMAGES))
+
+
+def _all_cases() -> list[tuple[str, str, str, bool]]:
+    found = []
+    for kind in ("full", "lora"):
+        found += [(kind, file, damage, busy) for file in WEIGHTS[kind] for damage in DAMAGES for busy in (False, True)]
+        found += [(kind, file, damage, False) for file in OTHERS[kind] for damage in DAMAGES if damage not in REPLACES]
+    return [*found, *(("lora", "init/config.json", damage, False) for damage in REPLACES)]
+
+
+@dataclass
+class Site:
+    """The attacked engine, a process with a cache and a workspace of its own, and one that nobody disturbs."""
+
+    place: Path
+    programs: Programs
+    reference: HttpEngine
+    engine: HttpEngine = field(init=False)
+    program: Program = field(init=False)
+    well: Models = field(init=False)
+    expected: Any = None
+    starts: int = 0
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.well = make_models(self.place / "well", seed=7)
+        self.expected = said_by(_done(self.reference, move(self.well.full, PLACE, session="well")))
+        self.start()
+
+    @property
+    def cache(self) -> Path:
+        """The attacked engine's."""
+        return self.place / "cache-attacked"
+
+    @property
+    def workspace(self) -> Path:
+        """The attacked engine's."""
+        return self.place / "workspace-attacked"
+
+    def start(self) -> None:
+        """Start the attacked engine, again where it has died."""
+        self.programs.environment |= {"WARP_CACHE": str(self.cache), "WARP_WORKSPACE": str(self.workspace)}
+        self.program = self.programs.start("warp_core", "serve", "--port", 0, WARP_ENGINE_TOKEN=TOKEN)
+        self.engine = connect(self.program.first_line(), TOKEN)
+        wait_for(lambda: self.engine.status().pid)
+        self.starts += 1
+
+    def folder(self) -> Path:
+        """A new folder."""
+        self.count += 1
+        return self.place / f"case-{self.count}"
+
+    def health(self) -> list[str]:
+        """What is wrong with the attacked engine after a case; it is started again if it has died."""
+        try:
+            self.engine.status()
+        except EngineUnreachableError:
+            # One that dies takes its time.
+            self.program.ended(within_s=10)
+        code = self.program.process.poll()
+        if code is not None:
+            self.start()
+            return [f"the engine died with {code}"]
+        try:
+            after = said_by(_done(self.engine, move(self.well.full, PLACE, session="well")))
+        except (WarpError, TimeoutError, RuntimeError) as error:
+            return [f"other models: {type(error).__name__}: {error}"]
+        return [] if after == self.expected else ["other models say something else than before"]
+
+
+def _done(engine: HttpEngine, request: Any) -> Job:
+    job = finished(engine, engine.submit(request))
+    if job.state is not JobState.DONE:
+        raise RuntimeError(f"{job.kind}: {job.state}, {job.error}")
+    return job
+
+
+def _refusal(message: str | None, names: Sequence[str]) -> list[str]:
+    """What is wrong with the words of an error."""
+    text = message or ""
+    if FAULT in text or not text or "\n" in text:
+        return [f"it says {text!r}"]
+    return [] if any(name in text for name in names) else [f"it does not name the file: {text}"]
+
+
+def _models(site: Site, cases: Sequence[tuple[str, str, str, bool]], title: str) -> Iterator[Outcome]:
+    idle = Tally(
+        f"{title}, loaded before",
+        promise="P5, P13",
+        holds="what is asked afterwards is of the content that is there now, or of the old in whole, or one line that"
+        " names the file; the engine and other models go on",
+    )
+    busy = Tally(
+        f"{title}, while a job uses them",
+        promise="P5, P13",
+        holds="the job's numbers are those of the old content in whole, or one line names the file; the engine goes on",
+    )
+    for kind, file, damage, is_busy in cases:
+        tally = busy if is_busy else idle
+        problems: list[str] = []
+        try:
+            case = Case(site, kind, file, damage)
+            problems += case.while_busy() if is_busy else case.while_idle()
+        except EngineUnreachableError as error:
+            problems.append(f"no answer: {error}")
+        except (TimeoutError, RuntimeError, OSError) as error:
+            problems.append(f"{type(error).__name__}: {error}")
+        problems += site.health()
+        tally.check(not problems, f"{kind}, {file} {damage}: {'; '.join(problems)}")
+    for tally in (idle, busy):
+        if tally.tried:
+            yield tally.outcome(f"engine started {site.starts} times")
+
+
+class Case:
+    """One file of one set of models, and one thing that happens to it."""
+
+    def __init__(self, site: Site, kind: str, file: str, damage: str) -> None:
+        self.site, self.kind, self.damage = site, kind, damage
+        folder = site.folder()
+        self.models = make_models(folder / "models", seed=1)
+        # The same content elsewhere, that nothing happens to; and what the file is replaced by, in its place there.
+        self.old = make_models(folder / "old", seed=1)
+        make_models(folder / "other", seed=2)
+        self.new = make_models(folder / "new", seed=1)
+        self.file = folder / "models" / file
+        self.content = (folder / "other" / file).read_bytes()
+        if self.file.name == "config.json":
+            # The same model to the eye: one number that changes what it computes.
+            config = json.loads(self.content) | {"rms_norm_eps": 0.5}
+            self.content = json.dumps(config, indent=2).encode()
+        (folder / "new" / file).write_bytes(self.content)
+        self.names = (self.file.name, str(self.file.parent))
+
+    def selection(self, models: Models) -> Selection:
+        """The models of this kind."""
+        return models.full if self.kind == "full" else models.lora
+
+    def _strike(self) -> None:
+        DAMAGES[self.damage](self.file, self.content)
+
+    @property
+    def _allowed(self) -> list[Models]:
+        """What may be meant afterwards."""
+        return [self.new if self.damage in REPLACES else self.old]
+
+    def while_idle(self) -> list[str]:
+        """Load, damage, and ask for everything again."""
+        engine, reference = self.site.engine, self.site.reference
+        mine = self.selection(self.models)
+        _done(engine, move(mine, PLACE, session="before"))
+        self._strike()
+        problems = []
+        said = [said_by(_done(reference, move(self.selection(one), PLACE, session="r"))) for one in self._allowed]
+        problems += self._judge(
+            "preview",
+            finished(engine, engine.submit(move(mine, PLACE, session="after"))),
+            lambda job: said_by(job) in said,
+        )
+        places = (Place(eta=0.61),)
+        wanted = MeasureRequest(session="after", selection=mine, places=places, num_prompts=2, reward=REWARD)
+        problems += self._judge(
+            "measurement", finished(engine, engine.submit(wanted)), lambda job: self._is_measured(job, wanted)
+        )
+        name = f"case-{self.site.count}"
+        export = ExportRequest(session="after", selection=mine, place=PLACE, name=name)
+        problems += self._judge(
+            "export", finished(engine, engine.submit(export)), lambda job: self._is_export(job, name)
+        )
+        geometry = GeometryRequest(session="after", selection=mine, granularity="tensor")
+        problems += self._judge(
+            "geometry", finished(engine, engine.submit(geometry)), lambda job: self._is_geometry(job, geometry)
+        )
+        return problems
+
+    def while_busy(self) -> list[str]:
+        """Damage while a measurement of many points goes on."""
+        engine = self.site.engine
+        mine = self.selection(self.models)
+        wanted = MeasureRequest(session="busy", selection=mine, places=MANY, num_prompts=32, reward=REWARD)
+        job = engine.submit(wanted)
+        wait_for(lambda: engine.job(job.id).progress or engine.job(job.id).state.is_final, every_s=0.005)
+        began = engine.job(job.id)
+        self._strike()
+        if began.state.is_final:
+            return [f"the job had ended before: {began.state}, {began.error}"]
+        allowed = _distinct([self.old, *self._allowed])
+        return self._judge("the job", finished(engine, job), lambda done: self._is_measured(done, wanted, allowed))
+
+    def _judge(self, what: str, job: Job, is_right: Callable[[Job], bool]) -> list[str]:
+        if job.state is JobState.FAILED:
+            return [f"{what}: {one}" for one in _refusal(job.error, self.names)]
+        if job.state is not JobState.DONE:
+            return [f"{what}: {job.state}"]
+        return [] if is_right(job) else [f"{what}: done, and neither of the old nor of the new content"]
+
+    def _is_measured(self, job: Job, wanted: MeasureRequest, allowed: Sequence[Models] = ()) -> bool:
+        """Whether the points have the numbers that the undisturbed engine gives the same content."""
+        keys = (job.result or {})["keys"]
+        found = self._stored(keys)
+        for models in allowed or self._allowed:
+            same = wanted.model_copy(update={"selection": self.selection(models)})
+            theirs = (_done(self.site.reference, same).result or {})["keys"]
+            points = {point.key: point.metrics for point in self.site.reference.front(same.selection).points}
+            if theirs == keys and all(key in found and _alike(found[key], points[key]) for key in keys):
+                return True
+        return False
+
+    def _stored(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Points of the attacked engine, asked for by folders of the same content that nothing has happened to."""
+        found: dict[str, Any] = {}
+        for selection in (self.selection(models) for models in (self.old, self.new)):
+            # Models of no run have a front once a job has opened them.
+            finished(self.site.engine, self.site.engine.submit(GeometryRequest(session="old", selection=selection)))
+            front = self.site.engine.front(selection)
+            found |= {point.key: point.metrics for point in front.points if point.key in keys}
+        return found
+
+    def _is_export(self, job: Job, name: str) -> bool:
+        if not (job.result or {}).get("verified"):
+            return False
+        mine = _content(self.site.workspace / "exports" / name)
+        for number, models in enumerate(self._allowed):
+            theirs = f"{name}-{number}"
+            request = ExportRequest(
+                session="r", selection=self.selection(models), place=PLACE, name=theirs, verify=False
+            )
+            out = (_done(self.site.reference, request).result or {})["out"]
+            if _content(Path(out)) == mine:
+                return True
+        return False
+
+    def _is_geometry(self, job: Job, wanted: GeometryRequest) -> bool:
+        mine = _without_names(job.result or {})
+        for models in self._allowed:
+            same = wanted.model_copy(update={"selection": self.selection(models)})
+            if _without_names(_done(self.site.reference, same).result or {}) == mine:
+                return True
+        return False
+
+
+def _alike(one: dict[str, Metric], other: dict[str, Metric]) -> bool:
+    """Whether metrics are equal but for their last digits: the adapters that are held decide how sums are added."""
+    return one.keys() == other.keys() and all(
+        math.isclose(one[name].mean, other[name].mean, rel_tol=1e-6, abs_tol=1e-9) for name in one
+    )
+
+
+def _distinct(models: Sequence[Models]) -> list[Models]:
+    """Each of them once."""
+    return list({str(one.init): one for one in models}.values())
+
+
+def _without_names(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != "policies"}
+
+
+def _content(folder: Path) -> dict[str, str]:
+    """Content of the weights and the configuration of a model folder."""
+    files = [*sorted(folder.rglob("*.safetensors")), folder / "config.json"]
+    return {file.name: sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
+
+
+def _caches(site: Site, damages: Sequence[str]) -> Iterator[Outcome]:
+    """The store of points and the cache of angles, which the engine opens for every question."""
+    tally = Tally(
+        "results store and cache of angles",
+        promise="P13",
+        holds="right numbers, or one line that names the file; the engine goes on",
+    )
+    for number, damage in enumerate(damages):
+        models = make_models(site.folder(), seed=1)
+        for what in ("results", "geometry"):
+            problems: list[str] = []
+            try:
+                problems += _damaged_cache(site, models, what, damage, number)
+            except (WarpError, TimeoutError, RuntimeError, OSError) as error:
+                problems.append(f"{type(error).__name__}: {error}")
+            problems += site.health()
+            tally.check(not problems, f"{what} {damage}: {'; '.join(problems)}")
+    yield tally.outcome()
+
+
+def _damaged_cache(site: Site, models: Models, what: str, damage: str, number: int) -> list[str]:
+    engine, reference = site.engine, site.reference
+    if what == "geometry":
+        request: Any = GeometryRequest(session="cache", selection=models.full, granularity="model")
+        expected = _done(reference, request).result
+        _done(engine, request)
+        files = sorted((site.cache / "geometry").glob("*.json"))
+    else:
+        place = Place(eta=round(1.1 + number / 100, 3))
+        request = MeasureRequest(session="cache", selection=models.full, places=(place,), num_prompts=2, reward=REWARD)
+        expected = _done(reference, request).result
+        _done(engine, request.model_copy(update={"places": (Place(eta=0.05),)}))
+        files = [site.cache / "results.sqlite"]
+    for file in files:
+        DAMAGES[damage](file, b"SQLite format 3\0" + bytes(200))
+    problems = []
+    for wanted in (request, request):
+        job = finished(engine, engine.submit(wanted))
+        if job.state is JobState.FAILED:
+            problems += _refusal(job.error, [file.name for file in files])
+        elif job.result != expected:
+            problems.append(f"{job.state}, another answer")
+    try:
+        engine.front(models.full)
+    except WarpError as error:
+        problems += _refusal(str(error), [file.name for file in files])
+    for file in files:
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        else:
+            file.unlink(missing_ok=True)
+    for rest in files[0].parent.glob("results.sqlite-*"):
+        rest.unlink()
+    job = finished(engine, engine.submit(request))
+    if job.state is not JobState.DONE or job.result != expected:
+        problems.append(f"after it was mended: {job.state}, {job.error}")
+    return problems
+
+
+RUN_FILES = (
+    "run.json",
+    "config.toml",
+    "prompts-evaluation.jsonl",
+    "results.sqlite",
+    "votes.sqlite",
+    "iteration-1/geometry.json",
+    "iteration-1/policy-1/metrics.jsonl",
+    "iteration-1/policy-1/checkpoint/adapter_model.safetensors",
+    "iteration-2/init/adapter_config.json",
+)
+
+
+def _runs(site: Site) -> Iterator[Outcome]:
+    """Every file of a run that the engine reads, and every question about the run."""
+    tally = Tally(
+        "files of a run",
+        promise="P13",
+        holds="every question has the answer from before, in whole or in part, or one line that names the run or the"
+        " file; the engine goes on",
+    )
+    made = make_run(site.place / "run")
+    for file in RUN_FILES:
+        for damage in DAMAGES:
+            name = f"run-{site.count}"
+            site.folder()
+            folder = site.workspace / name
+            shutil.copytree(made.run, folder)
+            problems: list[str] = []
+            try:
+                problems += _damaged_run(site, name, folder, file, damage)
+            except EngineUnreachableError as error:
+                problems.append(f"no answer: {error}")
+            except (TimeoutError, RuntimeError, OSError) as error:
+                problems.append(f"{type(error).__name__}: {error}")
+            problems += site.health()
+            shutil.rmtree(folder, ignore_errors=True)
+            tally.check(not problems, f"{file} {damage}: {'; '.join(problems)}")
+    yield tally.outcome()
+
+
+def _questions(engine: HttpEngine, name: str) -> dict[str, Callable[[], Any]]:
+    run = Selection(run=name)
+    return {
+        "run": lambda: engine.run(name).config,
+        "curves": lambda: engine.curves(name),
+        "front": lambda: {point.key: point.metrics for point in engine.front(run).points},
+        "geometry": lambda: engine.geometry(run, 1),
+        "prediction": lambda: engine.prediction(run, 1) is None,
+        "prompts": lambda: engine.prompts(run),
+        "votes": lambda: engine.votes(run),
+        "preview": lambda: said_by(_done(engine, move(run, PLACE, session="run"))),
+        "measurement": lambda: (
+            _done(engine, MeasureRequest(session="run", selection=run, places=(Place(eta=0.5),))).result
+        ),
+    }
+
+
+def _damaged_run(site: Site, name: str, folder: Path, file: str, damage: str) -> list[str]:
+    engine, selection = site.engine, Selection(run=name)
+    _done(engine, GeometryRequest(session="run", selection=selection))
+    before = {what: ask() for what, ask in _questions(engine, name).items()}
+    target = folder / file
+    if not target.exists():
+        target.touch()
+    DAMAGES[damage](target, b"[]\n")
+    names = (name, target.name)
+    problems = []
+    engine.runs()
+    for what, ask in _questions(engine, name).items():
+        try:
+            answer = ask()
+        except EngineUnreachableError:
+            raise
+        except (WarpError, RuntimeError) as error:
+            problems += [f"{what}: {one}" for one in _refusal(str(error), names)]
+            continue
+        if not _is_part(answer, before[what]):
+            problems.append(f"{what}: another answer")
+    return problems
+
+
+def _is_part(answer: Any, before: Any) -> bool:
+    """Whether an answer is the one from before, or what can be known without the file."""
+    if answer == before or answer is None:
+        return True
+    if isinstance(answer, dict) and isinstance(before, dict):
+        return all(key in before and value == before[key] for key, value in answer.items())
+    return isinstance(answer, list | tuple) and len(answer) < len(before)
+
+
+def _exports(site: Site) -> Iterator[Outcome]:
+    """The folder of an export is deleted while it is written."""
+    tally = Tally(
+        "the folder of an export, while it is written",
+        promise="P1, P13",
+        holds="whole, or one line that names it and nothing there; the next export of that name works",
+    )
+    for number in range(10):
+        name = f"vanishing-{number}"
+        root = site.workspace / "exports"
+        problems: list[str] = []
+        request = ExportRequest(session="x", selection=site.well.full, place=Place(eta=0.3), name=name)
+        job = site.engine.submit(request)
+        until = time.monotonic() + 5
+        while time.monotonic() < until and not (found := list(root.glob(f".{name}.tmp-*"))):
+            time.sleep(0.0005)
+        for one in found:
+            shutil.rmtree(one, ignore_errors=True)
+        job = finished(site.engine, job)
+        if job.state is JobState.FAILED:
+            problems += _refusal(job.error, [name])
+        elif not (job.result or {}).get("verified"):
+            problems.append(f"{job.state}, not verified")
+        if job.state is JobState.FAILED and (root / name).exists():
+            problems.append("it is there all the same")
+        again = finished(site.engine, site.engine.submit(request.model_copy(update={"name": f"{name}-again"})))
+        if again.state is not JobState.DONE:
+            problems.append(f"the next one: {again.error}")
+        if rest := leftovers(root):
+            problems.append(f"left: {rest}")
+        tally.check(not problems, f"try {number}: {'; '.join(problems)}")
+    yield tally.outcome()
+
+
+def _merges(place: Path, damages: Sequence[str]) -> Iterator[Outcome]:
+    """A policy's file changes while a merge to disk reads it."""
+    tally = Tally(
+        "a policy's file, while a merge to disk reads it",
+        promise="P1, P5, P13",
+        holds="the merge of the old content in whole, or one line that names the file and nothing there; never a mix",
+    )
+    for damage in damages:
+        for at in (1, 5, 12) if len(damages) > 2 else (5,):
+            folder = place / f"{damage}-{at}".replace(" ", "-").replace(",", "")
+            problem = _damaged_merge(folder, damage, at)
+            tally.check(not problem, f"{damage} after {at} tensors: {problem}")
+    yield tally.outcome()
+
+
+def _damaged_merge(folder: Path, damage: str, at: int) -> str:
+    models, other = make_models(folder / "models", seed=1), make_models(folder / "other", seed=2)
+    init, *policies = (open_checkpoint(path) for path in (models.init, *models.policies))
+    recipe = make_recipe(init, policies, eta=0.4)
+    geometry = compute_geometry(init, policies)
+    about: dict[str, Any] = {"init": init, "policies": policies, "geometry": geometry}
+    merge_to_folder(recipe, out=folder / "expected", **about)
+    calls = [0]
+
+    def progress(done: int, total: int) -> None:
+        calls[0] += 1
+        if calls[0] == at:
+            DAMAGES[damage](
+                models.policies[0] / "model.safetensors", (other.policies[0] / "model.safetensors").read_bytes()
+            )
+
+    try:
+        merge_to_folder(recipe, out=folder / "out", progress=progress, **about)
+    except WarpError as error:
+        found = _refusal(str(error), ["model.safetensors", str(models.policies[0])])
+        found += ["the output is there all the same"] if (folder / "out").exists() else []
+        found += [f"left: {rest}"] if (rest := leftovers(folder)) else []
+        return "; ".join(found)
+    if _content(folder / "out") != _content(folder / "expected"):
+        return "done, and not the merge of the old content"
+    return ""

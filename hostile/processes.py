@@ -1,0 +1,419 @@
+"""Attack: kill -9 of the engine, the web app, the trainer and what looks after them, in the middle of everything."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+from hostile.outcomes import Outcome, Tally
+from hostile.running_engine import REWARD, Models, Said, connect, finished, leftovers, make_models, move, said_by
+from hostile.running_programs import Programs, interruptible, wait_for
+from tests.training.runs import tiny_config
+from warp_core.commands.supervise import Program as Supervised
+from warp_core.commands.supervise import Supervisor
+from warp_core.errors import EngineUnreachableError, UnknownJobError, UserError
+from warp_core.service.client import HttpEngine
+from warp_core.service.documents import RunState
+from warp_core.service.listening import listen
+from warp_core.service.protocol import (
+    ExportRequest,
+    GeometryRequest,
+    JobState,
+    MeasureRequest,
+    Place,
+    TrainRequest,
+    Vote,
+)
+from warp_core.training.config import config_to_mapping
+from warp_core.workspace.paths import workspace_root
+
+SEED = 20260105
+CLEAN_S = 10.0
+BACK_S = 90.0
+T = TypeVar("T")
+GONE = "no engine answers at"
+ACTIVITIES = ("sampling", "front", "export", "training")
+STEPS = 60
+
+
+@dataclass
+class Site:
+    """A running engine with whatever looks after it."""
+
+    engine: HttpEngine
+    models: Models
+    programs: Programs
+    said: Callable[[], str]
+    app_url: str | None = None
+    supervisor: int = -1
+    acknowledged: set[str] = field(default_factory=set)
+    points: set[str] = field(default_factory=set)
+    runs: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def process(self, word: str) -> psutil.Process:
+        """The process whose command line has a word: `serve`, `app` (the web app) or `train`."""
+        for one in self.programs.alive(but=[self.supervisor]):
+            with suppress(psutil.Error):
+                if word in one.cmdline():
+                    return one
+        raise LookupError(f"no process of {word!r} is running")
+
+    def name(self, what: str) -> str:
+        """A name that nothing has yet."""
+        self.count += 1
+        return f"{what}-{self.count}"
+
+
+def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
+    """Kill one process after the other, each in the middle of something, and look at what the others say and hold."""
+    interruptible()
+    models = make_models(place / "models")
+    tally = Tally(
+        "engine killed" if quick else "engine, web app, trainer and supervisor killed",
+        promise="P3, P13",
+        holds="the others say so and recover; nothing acknowledged is lost; within 10 s nothing dead is in the way",
+    )
+    with Programs(place / "programs") as programs:
+        if quick:
+            with _engine_alone(programs, models) as site:
+                expected = _baseline(site)
+                for activity in ("sampling", "front"):
+                    _kill(tally, site, "serve", activity, expected)
+        else:
+            with _whole_app(programs, models, place) as site:
+                expected = _baseline(site)
+                reference = _reference_run(place, site)
+                for victim in ("serve", "app"):
+                    for activity in ACTIVITIES:
+                        _kill(tally, site, victim, activity, expected, reference)
+                _kill(tally, site, "train", "training", expected, reference)
+                _kill(tally, site, "serve+train", "training", expected, reference)
+                _kill(tally, site, "serve twice", "sampling", expected, reference)
+                _kill_the_supervisor(tally, site)
+    yield tally.outcome()
+
+
+@contextmanager
+def _engine_alone(programs: Programs, models: Models) -> Iterator[Site]:
+    """An engine that a supervisor of this process looks after."""
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+    lines: list[str] = []
+    engine = connect(f"http://127.0.0.1:{port}", "a-token")
+    program = Supervised(
+        name="the engine",
+        command=["warp_core", "serve", "--port", str(port)],
+        environment=programs.environment | {"WARP_ENGINE_TOKEN": "a-token"},
+        answers=engine.is_up,
+    )
+    over = threading.Event()
+
+    def watch(supervisor: Supervisor) -> None:
+        while not over.wait(0.05):
+            supervisor.look_after()
+
+    with Supervisor([program], say=lines.append) as supervisor:
+        supervisor.wait_until_ready()
+        thread = threading.Thread(target=watch, args=(supervisor,), name="supervisor")
+        thread.start()
+        try:
+            yield Site(engine=engine, models=models, programs=programs, said=lambda: "\n".join(lines))
+        finally:
+            over.set()
+            thread.join()
+            engine.close()
+
+
+@contextmanager
+def _whole_app(programs: Programs, models: Models, place: Path) -> Iterator[Site]:
+    """`warp-core app --headless`, as a person starts it."""
+    program = programs.start("warp_core", "app", "--headless", "--json")
+    told = program.announced()
+    token = next(
+        one.environ()["WARP_ENGINE_TOKEN"] for one in programs.alive(but=[told["pid"]]) if "serve" in one.cmdline()
+    )
+    with connect(told["engine"], token) as engine:
+        yield Site(
+            engine=engine,
+            models=models,
+            programs=programs,
+            said=lambda: "\n".join(program.said),
+            app_url=told["url"],
+            supervisor=told["pid"],
+        )
+
+
+def _baseline(site: Site) -> Said:
+    """What the preview says that is asked for again after every kill."""
+    return wait_for(lambda: _said(site), within_s=BACK_S)
+
+
+def _said(site: Site) -> Said:
+    request = move(site.models.full, Place(eta=0.4), session="after", seed=3)
+    job = finished(site.engine, site.engine.submit(request), within_s=BACK_S)
+    if job.state is not JobState.DONE:
+        raise RuntimeError(f"a preview: {job.state}, {job.error}")
+    return said_by(job)
+
+
+def _training(site: Site, name: str) -> TrainRequest:
+    changes: dict[str, Any] = {
+        "reward": {"terms": ["length"]},
+        "training": {"steps": STEPS, "evaluate_every": 0},
+        "warp": {"policies": 1},
+    }
+    folder = site.models.init.parent
+    return TrainRequest(name=name, config=config_to_mapping(tiny_config(folder, site.models.init, **changes)))
+
+
+def _trained(name: str) -> dict[str, str]:
+    """Content of every tensor file of a run."""
+    folder = workspace_root() / name
+    return {
+        str(file.relative_to(folder)): sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*.safetensors"))
+    }
+
+
+def _reference_run(place: Path, site: Site) -> dict[str, str]:
+    """Train once undisturbed."""
+    site.engine.train(_training(site, "reference"))
+    wait_for(lambda: site.engine.run("reference").summary.state is RunState.FINISHED, every_s=0.2)
+    return _trained("reference")
+
+
+def _begin(site: Site, activity: str) -> str:
+    """Begin something long, and return its name when it is in the middle."""
+    engine, name = site.engine, site.name(activity)
+    draw = random.Random(SEED + site.count)
+    match activity:
+        case "sampling":
+            request = move(site.models.full, Place(eta=0.7), session=name)
+            job = engine.submit(request.model_copy(update={"max_new_tokens": 200, "num_completions": 8}))
+            wait_for(lambda: any(pane.completions for pane in engine.job(job.id).panes), every_s=0.01)
+        case "front":
+            places = tuple(Place(eta=round(draw.uniform(0.05, 1.2), 4)) for _ in range(60))
+            wanted = MeasureRequest(
+                session=name, selection=site.models.lora, places=places, num_prompts=32, reward=REWARD
+            )
+            before = len(engine.front(site.models.lora).points)
+            engine.submit(wanted)
+            wait_for(lambda: len(engine.front(site.models.lora).points) > before, every_s=0.02)
+        case "export":
+            # As many as it takes for one to be at work.
+            for number in range(4):
+                place = Place(eta=0.3 + number / 10)
+                export = ExportRequest(session=name, selection=site.models.full, place=place, name=f"{name}-{number}")
+                job = engine.submit(export)
+                if not number:
+                    first = job
+            wait_for(lambda: engine.job(first.id).progress, every_s=0.005)
+        case "training":
+            engine.train(_training(site, name))
+            site.runs.append(name)
+            metrics = workspace_root() / name / "iteration-1/policy-1/metrics.jsonl"
+            wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, every_s=0.02)
+    return name
+
+
+def _acknowledge(site: Site, name: str) -> None:
+    """Vote, and note everything that the engine has shown as kept."""
+    vote = Vote(
+        session="voter",
+        prompt=name,
+        first=Place(eta=0.0),
+        second=Place(eta=1.0),
+        first_text="a",
+        second_text="b",
+        score=1,
+    )
+    site.acknowledged.add(site.engine.vote(site.models.full, vote).id)
+    site.points |= {point.key for point in site.engine.front(site.models.lora).points}
+
+
+def _kill(
+    tally: Tally, site: Site, victim: str, activity: str, expected: Said, reference: dict[str, str] | None = None
+) -> None:
+    """Kill a process in the middle of an activity; one try, however much is wrong afterwards."""
+    label = f"{victim} during {activity}"
+    problems: list[str] = []
+    try:
+        name = _begin(site, activity)
+        _acknowledge(site, name)
+        if victim == "app":
+            problems += _kill_web(site)
+        elif victim == "train":
+            site.process("train").kill()
+        else:
+            problems += _kill_engine(site, twice=victim.endswith("twice"), trainer=victim.endswith("train"))
+        problems += _lost(site)
+        if activity == "training":
+            problems += _training_goes_on(site, name, reference, killed="train" in victim)
+        problems += _exports(site)
+        if _said(site) != expected:
+            problems.append("a preview says something else than before")
+        problems += _orphans(site)
+    except (TimeoutError, LookupError, RuntimeError, EngineUnreachableError, UserError) as error:
+        problems.append(f"{type(error).__name__}: {error}")
+    tally.check(not problems, f"{label}: {'; '.join(problems)}")
+
+
+def _kill_engine(site: Site, *, twice: bool, trainer: bool) -> list[str]:
+    problems = []
+    first, heard = site.process("serve"), len(site.said())
+    if trainer:
+        site.process("train").kill()
+    first.kill()
+    try:
+        site.engine.status()
+        problems.append("a dead engine answers")
+    except EngineUnreachableError as error:
+        if GONE not in str(error):
+            problems.append(f"the client says {error}")
+    if twice:
+        second = wait_for(lambda: _or_none(lambda: site.process("serve")), within_s=BACK_S)
+        second.kill()
+    wait_for(lambda: _or_none(site.engine.status), within_s=BACK_S)
+    wait_for(lambda: "the engine ended (killed by SIGKILL): it is started again in" in site.said()[heard:], within_s=5)
+    if site.process("serve").pid == first.pid:
+        problems.append("the engine is the one that was killed")
+    try:
+        site.engine.job("0" * 16)
+        problems.append("the new engine knows a job of the old one")
+    except UnknownJobError:
+        pass
+    return problems
+
+
+def _or_none(ask: Callable[[], T]) -> T | None:
+    with suppress(EngineUnreachableError, LookupError):
+        return ask()
+    return None
+
+
+def _kill_web(site: Site) -> list[str]:
+    """The web app ends: its address is away for a moment, the engine and its jobs are not."""
+    heard = len(site.said())
+    first = next(one for one in site.programs.alive() if "app" in one.cmdline() and "--engine" in one.cmdline())
+    engine = site.process("serve").pid
+    first.kill()
+    wait_for(lambda: "the web app ended (killed by SIGKILL): it is started again in" in site.said()[heard:], within_s=5)
+    wait_for(lambda: _page_answers(site), within_s=BACK_S)
+    return [] if site.process("serve").pid == engine else ["the engine was started again with the web app"]
+
+
+def _page_answers(site: Site) -> bool:
+    try:
+        return httpx.get(f"{site.app_url}/_stcore/health", trust_env=False, timeout=2.0).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _lost(site: Site) -> list[str]:
+    # Models of no run have a front once a job has opened them.
+    opens = GeometryRequest(session="open", selection=site.models.lora)
+    finished(site.engine, site.engine.submit(opens), within_s=BACK_S)
+    votes = {vote.id for vote in site.engine.votes(site.models.full)}
+    points = {point.key for point in site.engine.front(site.models.lora).points}
+    found = []
+    if not site.acknowledged <= votes:
+        found.append(f"{len(site.acknowledged - votes)} votes are lost")
+    if not site.points <= points:
+        found.append(f"{len(site.points - points)} points are lost")
+    return found
+
+
+def _training_goes_on(site: Site, name: str, reference: dict[str, str] | None, *, killed: bool) -> list[str]:
+    """It runs on where its own process was not killed; else it is shown as stopped, and is resumed."""
+    summary = site.engine.run(name).summary
+    if killed:
+        wait_for(lambda: site.engine.run(name).summary.state is not RunState.RUNNING, within_s=5)
+        summary = site.engine.run(name).summary
+        if summary.state is not RunState.STOPPED or "killed" not in (summary.error or ""):
+            return [f"a killed training is shown as {summary.state}: {summary.error}"]
+        site.engine.train(TrainRequest(name=name))
+    elif summary.state not in (RunState.RUNNING, RunState.FINISHED):
+        return [f"the training is {summary.state}: {summary.error}"]
+    wait_for(lambda: site.engine.run(name).summary.state is RunState.FINISHED, every_s=0.2)
+    return [] if _trained(name) == reference else ["the weights are others than without a kill"]
+
+
+def _exports(site: Site) -> list[str]:
+    """Whatever has a name is whole, and the next export works and clears up."""
+    found = []
+    root = workspace_root() / "exports"
+    for folder in root.iterdir() if root.is_dir() else ():
+        if not folder.name.startswith(".") and not (folder / "model.safetensors").is_file():
+            found.append(f"exports/{folder.name} is not whole")
+    for one in {part.name.split(".tmp-")[0][1:] for part in root.glob(".*.tmp-*")} if root.is_dir() else ():
+        again = ExportRequest(session="again", selection=site.models.full, place=Place(eta=0.3), name=one)
+        job = finished(site.engine, site.engine.submit(again))
+        if job.state is not JobState.DONE or not (job.result or {}).get("verified"):
+            found.append(f"export {one} again: {job.state}, {job.error}")
+    if rest := leftovers(root):
+        found.append(f"left of exports: {rest}")
+    return found
+
+
+def _orphans(site: Site) -> list[str]:
+    """Nothing runs but what should: the supervisor, the engine, the web app; no zombies below them."""
+
+    def strangers() -> list[str]:
+        found = []
+        for one in site.programs.alive(but=[site.supervisor]):
+            with suppress(psutil.Error):
+                line = one.cmdline()
+                if "serve" not in line and "--engine" not in line:
+                    found.append(" ".join(line)[-100:])
+        return found
+
+    until = time.monotonic() + CLEAN_S
+    while (rest := strangers()) and time.monotonic() < until:
+        time.sleep(0.2)
+    servers = [one for one in site.programs.alive(but=[site.supervisor]) if "serve" in one.cmdline()]
+    zombies = [
+        child.pid
+        for parent in (site.supervisor, *(one.pid for one in servers))
+        if parent > 0
+        for child in psutil.Process(parent).children(recursive=True)
+        if child.status() == psutil.STATUS_ZOMBIE
+    ]
+    found = [f"still running: {rest}"] if rest else []
+    if len(servers) != 1:
+        found.append(f"{len(servers)} engines")
+    return found + ([f"zombies: {zombies}"] if zombies else [])
+
+
+def _kill_the_supervisor(tally: Tally, site: Site) -> None:
+    """What looks after both is killed: both end, and the next start finds everything and no lock."""
+    problems: list[str] = []
+    try:
+        _acknowledge(site, _begin(site, "front"))
+        psutil.Process(site.supervisor).kill()
+        wait_for(lambda: not [one for one in site.programs.alive() if one.pid != site.supervisor], within_s=CLEAN_S)
+    except (TimeoutError, LookupError, EngineUnreachableError) as error:
+        problems.append(f"{type(error).__name__}: {error}; {len(site.programs.alive())} processes are left")
+    program = site.programs.start("warp_core", "serve", "--port", 0, WARP_ENGINE_TOKEN="a-token")
+    try:
+        with connect(program.first_line(), "a-token") as engine:
+            wait_for(lambda: _or_none(engine.status), within_s=BACK_S)
+            site.engine = engine
+            problems += _lost(site)
+            wanted = MeasureRequest(
+                session="next", selection=site.models.lora, places=(Place(eta=1.37),), num_prompts=2, reward=REWARD
+            )
+            job = finished(engine, engine.submit(wanted))
+            if job.state is not JobState.DONE:
+                problems.append(f"the next measurement: {job.state}, {job.error}")
+    except (TimeoutError, EngineUnreachableError) as error:
+        problems.append(f"{type(error).__name__}: {error}")
+    tally.check(not problems, f"supervisor during front: {'; '.join(problems)}")
