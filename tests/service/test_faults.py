@@ -24,7 +24,26 @@ def test_a_full_disk_is_for_the_user_to_mend():
     assert explain(OSError(errno.EROFS, "Read-only file system")).message.startswith("the disk: Read-only")
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")])
+def wrapped(error):
+    """An error as code makes it that knows nothing of memory."""
+    made = errors.CheckpointError("cannot load a causal language model: remove it")
+    made.__cause__ = error
+    return made
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError(
+            "[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        ),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        wrapped(MemoryError()),
+        wrapped(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")),
+    ],
+)
 def test_memory_in_plain_words(error):
     fault = explain(error)
     assert fault.message.startswith("out of memory: choose a smaller model")

@@ -9,6 +9,7 @@ from warp_core.errors import UserError, WarpError
 __all__ = ["Fault", "explain"]
 
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory (os error 12)", "std::bad_alloc")
 OUT_OF_MEMORY = "out of memory: choose a smaller model, fewer completions at once or a shorter length"
 
 
@@ -34,17 +35,31 @@ def explain(error: BaseException, *, see: str = "the lines in the log") -> Fault
         error: what was raised.
         see: where the trace of an unforeseen exception is to be found.
     """
+    if _is_want_of_memory(error):
+        return Fault(message=OUT_OF_MEMORY)
     if isinstance(error, WarpError):
         return Fault(message=" ".join(str(error).split()), is_users=isinstance(error, UserError))
     if isinstance(error, OSError) and error.errno in DISK_REFUSES:
         return Fault(
             message=f"{error.filename or 'the disk'}: {error.strerror}: mend that and try again", is_users=True
         )
-    # torch's own class goes by its name: nothing here imports torch.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return Fault(message=OUT_OF_MEMORY)
     version = warp_core.__version__
     return Fault(
         message=f"a fault of warp-core {version} ({type(error).__name__}): please report it with {see}",
         is_known=False,
     )
+
+
+def _is_want_of_memory(error: BaseException | None) -> bool:
+    """Whether memory that ran out is behind an error, however a library or we have wrapped it."""
+    while error is not None:
+        # torch's own class goes by its name: nothing here imports torch.
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        # On the CPU torch has no class for it, nor has safetensors.
+        if not isinstance(error, WarpError) and any(words in str(error) for words in NO_MEMORY):
+            return True
+        error = error.__cause__
+    return False
