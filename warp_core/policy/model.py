@@ -61,7 +61,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # tokenizers raises Exception itself: whatever comes, the folder is at fault
         raise CheckpointError(f"no usable tokenizer in {folder}: {_first_line(error)}") from error
 
 
@@ -80,7 +82,7 @@ def load_policy(folder: Path, *, device: torch.device | None = None, dtype: torc
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(f"cannot load a causal language model from {folder}: {_first_line(error)}") from error
     _require_complete(report, folder)
     model.requires_grad_(False)

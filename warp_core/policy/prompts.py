@@ -1,7 +1,9 @@
 """Prompts: read a file, render each for the model (chat template or plain continuation), pad on the left."""
 
+import errno
 import hashlib
 import json
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 BUILT_IN_PROMPTS = ("reviews-train", "reviews-eval")
+_LARGEST_BYTES = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,23 +69,27 @@ class PromptBatch:
 def read_prompts(source: str) -> tuple[str, ...]:
     """Read prompts from a built-in set (`reviews-train`, `reviews-eval`) or a file.
 
-    A `.jsonl` file holds one object with a `prompt` per line, any other file one prompt per line; blank lines are
-    left out, leading and trailing blanks are kept out of the prompt.
+    A `.jsonl` file holds one object with a `prompt` per line, any other file one prompt per line. Lines end with LF,
+    CR or both, and with nothing else. Blank lines and a byte order mark are left out, leading and trailing blanks are
+    kept out of the prompt; the rest is kept as it is, repetitions and control characters too.
 
     Raises:
-        PromptError: no such file, not UTF-8, a line without a prompt, or nothing in it.
+        PromptError: no such file, not a file, too large, not UTF-8 text, a line without a prompt, or nothing in it.
     """
-    path = _built_in(source) if source in BUILT_IN_PROMPTS else Path(source).expanduser()
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        path = _built_in(source) if source in BUILT_IN_PROMPTS else Path(source).expanduser()
+        text = _text_of(path)
+    except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        if isinstance(error, RuntimeError) or "\0" in source:  # ~someone who is not known here
+            reason = "that is no path"
         known = ", ".join(BUILT_IN_PROMPTS)
         raise PromptError(
-            f"cannot read prompts from {source!r} ({reason}): give a text file or one of {known}"
+            f"cannot read prompts from {source[:200]!r} ({reason}): give a text file or one of {known}"
         ) from error
-    lines = [line.strip() for line in text.splitlines()]
-    if path.suffix == ".jsonl":
+    # Not splitlines: U+2028, form feeds and the like belong to the prompt.
+    lines = [line.strip() for line in text.split("\n")]
+    if path.suffix.lower() == ".jsonl":
         prompts = [_prompt_of(line, path, number) for number, line in enumerate(lines, start=1) if line]
     else:
         prompts = [line for line in lines if line]
@@ -108,6 +115,18 @@ def write_prompts(path: Path, prompts: Sequence[str]) -> None:
     write_text_atomic(path, "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
 
 
+def _text_of(path: Path) -> str:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not path.is_dir():  # a pipe would hang, a device never end
+        raise OSError(errno.EINVAL, "not a regular file")
+    if status.st_size > _LARGEST_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {_LARGEST_BYTES} bytes")
+    text = path.read_text(encoding="utf-8-sig")
+    if "\0" in text:
+        raise ValueError("NUL in a text file")
+    return text
+
+
 def _built_in(source: str) -> Path:
     return assets_root() / "prompts" / f"review-openings-{source.removeprefix('reviews-')}.txt"
 
@@ -115,10 +134,12 @@ def _built_in(source: str) -> Path:
 def _prompt_of(line: str, path: Path, number: int) -> str:
     try:
         prompt = json.loads(line)["prompt"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PromptError(f'{path}, line {number}: expected a JSON object with a "prompt"') from error
     if not isinstance(prompt, str) or not prompt.strip():
         raise PromptError(f'{path}, line {number}: "prompt" must be text that is not empty')
+    if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        raise PromptError(f'{path}, line {number}: "prompt" holds half a character (a lone surrogate)')
     return prompt.strip()
 
 
@@ -133,7 +154,8 @@ def encode_prompts(
     """Tokenise and pad on the left.
 
     With `chat_template` each prompt becomes the user's turn and the assistant's turn is opened; otherwise the model
-    continues the text, after the special tokens that the tokenizer puts in front.
+    continues the text, after the special tokens that the tokenizer puts in front. A special token that is written out
+    in a prompt ("<|im_end|>") counts as that token, as it does in transformers.
 
     Raises:
         PromptError: the tokenizer has no chat template, or a prompt has no token.

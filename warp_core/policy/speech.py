@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from warp_core.weights.folders import read_json_object
+
 __all__ = ["speech_id"]
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -15,7 +17,7 @@ def speech_id(folder: Path) -> str:
     """Return a hash of a model folder's tokenizer, chat template and end tokens, 16 hex digits.
 
     A checkpoint's id is of its weights and its function. The same weights with another end token give other
-    completions, so a stored measurement is named by both.
+    completions, so a stored measurement is named by both. Raises CheckpointError for JSON that cannot be read.
     """
     digest = hashlib.sha256()
     for name in (*FILES, *TEMPLATES, *TABLES):
@@ -24,6 +26,6 @@ def speech_id(folder: Path) -> str:
             digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     for name in ("generation_config.json", "config.json"):
         path = folder / name
-        ends = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+        ends = read_json_object(path).get("eos_token_id") if path.is_file() else None
         digest.update(f"{name}={json.dumps(ends)};".encode())
     return digest.hexdigest()[:16]

@@ -168,15 +168,23 @@ class Runs:
 
 
 def _read_rows(file: Path) -> list[Row]:
-    """Read the lines that are whole: the last one may still be on its way."""
+    """Read the lines that are whole, as far as they are sound: the last one may still be on its way."""
     rows: list[Row] = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-            rows.append({"step": int(row["step"]), "time": float(row["time"])} | row)
-        except (ValueError, KeyError, TypeError):
+            row |= {"step": _within(int(row["step"]), 2**31), "time": _within(float(row["time"]), 1e11)}
+            _curve(1, 1, [row])  # that it can be drawn
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             break
+        rows.append(row)
     return rows
+
+
+def _within(value: float, limit: float) -> float:
+    if not 0 <= value < limit:
+        raise ValueError(f"{value} is not between 0 and {limit}")
+    return value
 
 
 def _curve(iteration: int, policy: int, rows: Sequence[Row]) -> Curve:

@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import json
 import re
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import field
@@ -30,6 +31,7 @@ __all__ = [
     "load_config",
 ]
 
+LARGEST_BYTES = 1_000_000
 # Attribute docstrings become the descriptions of the JSON schema, which the form of the web app shows.
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -296,13 +298,18 @@ def _validated(mapping: Mapping[str, Any]) -> WarpConfig:
 
 
 def _in_words(problem: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
+    place = ".".join(_shown(str(part)) for part in problem["loc"])
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         message = f"unknown field; known here: {', '.join(_known(problem['loc']))}"
     elif problem["type"] != "value_error":
         message = f"{message} (got {repr(problem.get('input'))[:80]})"
     return f"{place}: {message}" if place else message
+
+
+def _shown(name: str) -> str:
+    """A name as it came, in one line and cut."""
+    return name if name.isprintable() and len(name) <= 80 else repr(name[:80])
 
 
 def _known(place: Sequence[Any]) -> list[str]:
@@ -319,28 +326,40 @@ def load_config(path: Path | None, *, overrides: Sequence[str] = ()) -> WarpConf
     mapping: dict[str, Any] = {}
     if path is not None:
         try:
-            mapping = tomllib.loads(path.read_text(encoding="utf-8"))
+            mapping = tomllib.loads(_text_of(path))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the configuration {path}: {error}") from error
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+        except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number of 5000 digits, for one
+            raise ConfigError(f"{path} is not valid TOML: {str(error)[:200]}") from error
     for override in overrides:
         _apply(mapping, override)
     return config_from_mapping(mapping)
 
 
+def _text_of(path: Path) -> str:
+    status = path.stat()
+    if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):  # the one would hang, the other never end
+        raise OSError("not a regular file")
+    if status.st_size > LARGEST_BYTES:
+        raise OSError(f"larger than {LARGEST_BYTES} bytes")
+    return path.read_text(encoding="utf-8-sig")
+
+
 def _apply(mapping: dict[str, Any], override: str) -> None:
     match = re.fullmatch(r"([a-z_]+)\.([a-z_]+)=(.*)", override, flags=re.DOTALL)
     if not match:
-        raise ConfigError(f"--set {override!r}: expected section.field=value, such as training.steps=50")
+        raise ConfigError(f"--set {override[:80]!r}: expected section.field=value, such as training.steps=50")
     section, name, text = match.groups()
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
+        value = parsed["value"] if len(parsed) == 1 else text
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--set {override[:80]!r}: {str(error)[:200]}") from error
     part = mapping.setdefault(section, {})
     if not isinstance(part, dict):
-        raise ConfigError(f"--set {override!r}: {section} is not a table")
+        raise ConfigError(f"--set {override[:80]!r}: {section} is not a table")
     part[name] = value
 
 

@@ -20,6 +20,7 @@ from warp_core.errors import CheckpointError, NonFiniteError, RecipeError
 from warp_core.weights.checkpoints import Checkpoint, require_mixable
 from warp_core.weights.coefficients import Coefficients
 from warp_core.weights.headers import TensorEntry
+from warp_core.weights.lora_config import is_left_out
 from warp_core.weights.tensor_io import TensorReader
 
 __all__ = ["AdapterFactors", "FactorStack", "merge_adapters", "read_adapter", "stack_adapters", "weight_name"]
@@ -198,6 +199,11 @@ def _pairs(checkpoint: Checkpoint) -> dict[str, tuple[TensorEntry, TensorEntry]]
         if len(half) != 2:
             entry = next(iter(half.values()))
             raise CheckpointError(f"{entry.file}: module {module!r} has only {entry.name!r}; get the adapter again")
+        if is_left_out(module, checkpoint.config):
+            raise CheckpointError(
+                f"{next(iter(half.values())).file}: module {module!r} is not among the target_modules of "
+                "adapter_config.json, so PEFT leaves its factors out; get the adapter again"
+            )
     return {module: (half[_SUFFIX_B], half[_SUFFIX_A]) for module, half in halves.items()}
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from warp_core.errors import CheckpointError, WorkspaceError
-from warp_core.weights.folders import read_json_object, safe_file
+from warp_core.weights.folders import read_json_object, read_small, safe_file
 from warp_core.workspace.publish import write_json_atomic
 
-__all__ = ["config_facts", "digest", "read_config", "tokenizer_fingerprint"]
+__all__ = ["config_facts", "digest", "read_config", "require_layers", "tokenizer_fingerprint"]
 
 # Fields that do not change what the weights compute: bookkeeping, training-time noise, output switches, labels.
 _IGNORED = re.compile(
@@ -25,20 +25,22 @@ _IGNORED = re.compile(
 )
 _TOKENIZER_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 _FACTS_FORMAT = 1  # raise it when _IGNORED or the flattening changes: what was kept before is then ignored
-_SIZES_LISTS = ("layer", "block", "depth")  # fields by which a config class makes lists
+_SIZES_LISTS = ("layer", "block", "depth", "num_labels")  # fields by which a config class makes lists
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+_MAX_CONFIG_BYTES = 10_000_000
 _fingerprints: dict[str, str] = {}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a model folder. Raises CheckpointError if it is missing, not of a model, absurd or quantised."""
-    config = read_json_object(safe_file(folder, "config.json"))
+    config = read_json_object(safe_file(folder, "config.json"), limit=_MAX_CONFIG_BYTES)
     path = folder / "config.json"
     if not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{path}: model_type is missing; get the model again")
     if config.get("quantization_config"):
         raise CheckpointError(f"{path}: quantization_config: quantised weights cannot be mixed; use the plain model")
     try:
-        fields = list(_flatten(config))
+        fields = list(_flatten(config, ignored=re.compile("")))
         plain_facts(config)
     except RecursionError:
         raise CheckpointError(f"{path}: nested too deeply; get the model again") from None
@@ -46,6 +48,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         if isinstance(value, int) and abs(value) > 100_000 and any(word in name for word in _SIZES_LISTS):
             raise CheckpointError(f"{path}: {name} = {value} is absurd; get the model again")
     return config
+
+
+def require_layers(config: Mapping[str, Any], num_tensors: int, *, path: Path) -> None:
+    """Raise CheckpointError for a config with more layers than there are tensors, before anything builds them."""
+    for name, value in _flatten(config):
+        if name.rpartition(".")[2] in _LAYER_COUNTS and isinstance(value, int) and value > num_tensors:
+            raise CheckpointError(f"{path}: {name} = {value}, but there are {num_tensors} tensors; get the model again")
 
 
 def config_facts(config: Mapping[str, Any], *, path: Path, cache_dir: Path | None = None) -> dict[str, str]:
@@ -94,14 +103,14 @@ def tokenizer_fingerprint(folder: Path) -> str | None:
     Chat template, padding and truncation settings do not count. Two fingerprints compare only if KIND is equal.
     """
     if (folder / "tokenizer.json").exists():
-        raw = safe_file(folder, "tokenizer.json").read_bytes()
+        raw = read_small(safe_file(folder, "tokenizer.json"))
         key = hashlib.sha256(raw).hexdigest()
         if key not in _fingerprints:
             _fingerprints[key] = _fast_fingerprint(folder / "tokenizer.json")
         return _fingerprints[key]
     for name in _TOKENIZER_FILES:
         if (folder / name).exists():
-            return f"{name}:{hashlib.sha256(safe_file(folder, name).read_bytes()).hexdigest()}"
+            return f"{name}:{hashlib.sha256(read_small(safe_file(folder, name))).hexdigest()}"
     return None
 
 
@@ -118,18 +127,20 @@ def _fast_fingerprint(path: Path) -> str:
     try:
         merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges") or []]
         added = sorted((int(t["id"]), str(t["content"])) for t in data.get("added_tokens") or [])
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as err:
         raise CheckpointError(
             f"{path}: merges or added_tokens are malformed ({err}); get the tokenizer again"
         ) from None
     return f"tokenizer.json:{digest([model['vocab'], merges, added])}"
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(
+    config: Mapping[str, Any], prefix: str = "", *, ignored: re.Pattern[str] = _IGNORED
+) -> Iterator[tuple[str, Any]]:
     for name, value in sorted(config.items()):
-        if _IGNORED.fullmatch(name) or value is None:
+        if ignored.fullmatch(name) or value is None:
             continue
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.", ignored=ignored)
         else:
             yield f"{prefix}{name}", value

@@ -35,7 +35,11 @@ def check_checkpoint(path: Path, *, base: Path | None = None, init: Path | None 
     path = Path(path)
     if not path.is_dir():
         return [f"{path}: no such folder; give the folder of a model"]
-    problems = list(_adapter_problems(path, base) if (path / "adapter_config.json").exists() else _full_problems(path))
+    try:
+        adapter = adapter_base_name(path) is not None
+        problems = list(_adapter_problems(path, base) if adapter else _full_problems(path))
+    except CheckpointError as err:
+        return [str(err)]
     if not problems and init is not None:
         problems += _caught(lambda: _require_fit(path, base, init))
     return list(dict.fromkeys(problems))
@@ -64,9 +68,6 @@ def _full_problems(path: Path) -> Iterator[str]:
 
 
 def _adapter_problems(path: Path, base: Path | None) -> Iterator[str]:
-    if base is None and not Path(adapter_base_name(path) or "").is_dir():
-        yield f"{path / 'adapter_config.json'}: base_model_name_or_path is not a local folder; name the base model"
-        return
     yield from _caught(lambda: read_adapter(open_checkpoint(path, base=base)))
 
 
@@ -129,4 +130,6 @@ def _caught(action: Any) -> list[str]:
         action()
     except UserError as err:
         return [str(err)]
+    except OSError as err:
+        return [f"{err.filename}: cannot be read ({err.strerror}); check the folder"]
     return []

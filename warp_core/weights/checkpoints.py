@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +10,15 @@ from typing import Any, Literal
 import torch
 
 from warp_core.errors import CheckpointError, MismatchError
-from warp_core.weights.architecture import config_facts, digest, plain_facts, read_config, tokenizer_fingerprint
-from warp_core.weights.folders import read_json_object, safe_file, weight_table
+from warp_core.weights.architecture import (
+    config_facts,
+    digest,
+    plain_facts,
+    read_config,
+    require_layers,
+    tokenizer_fingerprint,
+)
+from warp_core.weights.folders import read_json_object, readable, safe_file, weight_table
 from warp_core.weights.headers import TensorEntry
 from warp_core.weights.lora_config import LoraSettings, read_lora_settings
 from warp_core.weights.tensor_io import TensorReader, row_chunks
@@ -79,9 +87,10 @@ def adapter_base_name(path: Path) -> str | None:
 
     Raises CheckpointError if adapter_config.json is malformed.
     """
-    if not (path / "adapter_config.json").exists():
-        return None
-    return str(read_json_object(safe_file(path, "adapter_config.json")).get("base_model_name_or_path") or "")
+    with readable(path):
+        if not (path / "adapter_config.json").exists():
+            return None
+        return str(read_json_object(safe_file(path, "adapter_config.json")).get("base_model_name_or_path") or "")
 
 
 def open_checkpoint(path: Path, *, base: Path | None = None) -> Checkpoint:
@@ -93,10 +102,11 @@ def open_checkpoint(path: Path, *, base: Path | None = None) -> Checkpoint:
     link that leaves the folder), malformed, quantised, or an adapter that cannot be merged exactly.
     """
     path = Path(path)
-    name = adapter_base_name(path)
-    if name is None:
-        return _open_full(path)
-    return _open_adapter(path, _open_full(_base_folder(path, name, base)))
+    with readable(path):
+        name = adapter_base_name(path)
+        if name is None:
+            return _open_full(path)
+        return _open_adapter(path, _open_full(_base_folder(path, name, base)))
 
 
 def require_mixable(init: Checkpoint, policies: Sequence[Checkpoint], *, towards: Checkpoint | None = None) -> None:
@@ -122,6 +132,7 @@ def _open_full(path: Path) -> Checkpoint:
     config = read_config(path)
     for entry in tensors.values():
         require_mixable_dtype(entry)
+    require_layers(config, len(tensors), path=path / "config.json")
     large = sum(entry.size_bytes for entry in tensors.values()) > _LARGE_BYTES
     facts = config_facts(config, path=path / "config.json", cache_dir=cache_root() / "facts" if large else None)
     tensors = _without_tied_copy(tensors, tied=facts.get("tie_word_embeddings") == "true")
@@ -163,10 +174,12 @@ def _open_adapter(path: Path, base: Checkpoint) -> Checkpoint:
 def _base_folder(path: Path, name: str, base: Path | None) -> Path:
     if base is not None:
         return Path(base)
-    if name and Path(name).is_dir():
-        return Path(name)
+    with suppress(OSError):  # a name that is too long is no folder
+        if name and Path(name).is_dir():
+            return Path(name)
     raise CheckpointError(
-        f"{path / 'adapter_config.json'}: base_model_name_or_path {name!r} is not a local folder; name the base model"
+        f"{path / 'adapter_config.json'}: base_model_name_or_path {name[:80]!r} is not a local folder; "
+        "name the base model"
     )
 
 
@@ -270,7 +283,7 @@ def _tensor_difference(init: Checkpoint, other: Checkpoint) -> str:
 
 
 def _config_difference(init: Checkpoint, other: Checkpoint) -> str:
-    for name in sorted(init.facts.keys() | other.facts.keys()):
+    for name in sorted(init.facts.keys() | other.facts.keys(), key=lambda name: (name != "model_type", name)):
         mine, theirs = init.facts.get(name, "absent"), other.facts.get(name, "absent")
         if mine != theirs:
             return f"config field {name} is {theirs[:80]}, not {mine[:80]}"

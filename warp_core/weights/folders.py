@@ -2,16 +2,25 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from warp_core.errors import CheckpointError
 from warp_core.weights.headers import TensorEntry, read_header
 
-__all__ = ["read_json_object", "safe_file", "shard_names", "stray_weight_files", "weight_table"]
+__all__ = [
+    "read_json_object",
+    "read_small",
+    "readable",
+    "safe_file",
+    "shard_names",
+    "stray_weight_files",
+    "weight_table",
+]
 
-_MAX_JSON_BYTES = 200_000_000
+MAX_JSON_BYTES = 200_000_000  # tokenizers reach 35 MB
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 _SHARD = re.compile(r".*-\d{5,}-of-\d{5,}\.safetensors")
 
@@ -25,14 +34,15 @@ def safe_file(folder: Path, name: str) -> Path:
     plain = name not in ("", ".", "..") and PurePosixPath(name).name == name and PureWindowsPath(name).name == name
     if not plain or "\0" in name:
         raise CheckpointError(f"{folder}: the file name {name[:120]!r} leaves the folder; do not use this model")
+    if not name.isprintable():
+        raise CheckpointError(f"{folder}: the file name {name[:120]!r} is not printable; do not use this model")
     path = folder / name
     try:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError):
-        raise CheckpointError(f"{folder}: the file {name!r} is missing; get the model again") from None
-    allowed = [folder.resolve()]
-    if folder.absolute().parent.name == "snapshots":
-        allowed.append(folder.absolute().parent.parent.resolve() / "blobs")
+        raise CheckpointError(f"{folder}: the file {name[:120]!r} is missing; get the model again") from None
+    home = folder.resolve()
+    allowed = [home, *([home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [])]
     if target.parent not in allowed:
         raise CheckpointError(f"{path}: a link that leaves the folder; copy the file into the folder")
     if not target.is_file():
@@ -40,12 +50,26 @@ def safe_file(folder: Path, name: str) -> Path:
     return path
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises CheckpointError if it is missing, huge or malformed."""
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise CheckpointError where the system does not let us read a model folder, or a file in it."""
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{path}: larger than {_MAX_JSON_BYTES} bytes; not a file of a model")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        yield
+    except OSError as err:
+        raise CheckpointError(f"{err.filename or path}: cannot be read ({err.strerror}); check the folder") from None
+
+
+def read_small(path: Path, *, limit: int = MAX_JSON_BYTES) -> bytes:
+    """The bytes of a file beside the weights. Raises CheckpointError if it is larger than `limit` bytes."""
+    if path.stat().st_size > limit:
+        raise CheckpointError(f"{path}: larger than {limit} bytes; not a file of a model")
+    return path.read_bytes()
+
+
+def read_json_object(path: Path, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises CheckpointError if it is missing, huge, malformed or holds NaN."""
+    try:
+        data = json.loads(read_small(path, limit=limit).decode("utf-8"), parse_constant=_infinity)
     except (OSError, ValueError, RecursionError) as err:
         if isinstance(err, CheckpointError):
             raise
@@ -53,6 +77,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: not a JSON object; get the file again")
     return data
+
+
+def _infinity(name: str) -> float:
+    if name == "NaN":  # infinity is in the configs of some models, NaN in none that works
+        raise ValueError("NaN")
+    return float(name)
 
 
 def shard_names(folder: Path, *, stem: str = "model") -> tuple[list[str], dict[str, str]]:
@@ -80,7 +110,9 @@ def shard_names(folder: Path, *, stem: str = "model") -> tuple[list[str], dict[s
             "convert them to model.safetensors where you trust their origin"
         )
     found = [name for name in present if name.endswith((".safetensors", ".gguf"))]
-    raise CheckpointError(f"{folder}: no {single.name} and no {index.name} (found {found or 'no weights'}); see --help")
+    raise CheckpointError(
+        f"{folder}: no {single.name} and no {index.name} (found {found[:4] or 'no weights'}); see --help"
+    )
 
 
 def weight_table(folder: Path, *, stem: str = "model") -> dict[str, TensorEntry]:

@@ -109,7 +109,7 @@ class Geometry:
                 layers=tuple(LayerInfo(name=str(x["name"]), num_params=int(x["num_params"])) for x in data["layers"]),
                 gram_LNN=np.asarray(data["gram_LNN"], dtype=np.float64).reshape(-1, width, width),
             )
-        except (KeyError, TypeError, ValueError) as err:
+        except (KeyError, TypeError, ValueError, OverflowError) as err:
             if isinstance(err, GeometryError):
                 raise
             raise GeometryError(f"geometry: not readable ({err}); compute it again") from err

@@ -27,7 +27,8 @@ _OTHER_DTYPES = {
     "I64": torch.int64,
 }
 _QUANTISED = ("F8", "F4", "F6", "U16", "U32", "U64", "I4", "U4", "C64")
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the format's reference implementation
+_MAX_HEADER_BYTES = 25_000_000  # 100 bytes a tensor; what JSON can make of more does not fit into memory
+_MAX_TENSORS = 65_536
 _MAX_RANK = 8
 _MAX_NAME = 512
 
@@ -66,14 +67,17 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     """
     size, text = _read_text(path)
     try:
-        header = json.loads(text, object_pairs_hook=_no_duplicates)
+        # Decoded here: given bytes, json would take UTF-16 and UTF-32 as well.
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as err:
         raise CheckpointError(f"{path}: the safetensors header is malformed ({err}); get the file again") from None
     if not isinstance(header, dict):
         _fail(path, "the safetensors header is not a JSON object")
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict):
-        _fail(path, "__metadata__ is not a JSON object")
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        _fail(path, "__metadata__ is not a JSON object of texts")
+    if len(header) > _MAX_TENSORS:
+        _fail(path, f"{len(header)} tensors in one file, more than {_MAX_TENSORS}", "save it in several files")
     data_start = 8 + len(text)
     spans = sorted((_span(path, name, fields) for name, fields in header.items()), key=lambda span: span[:2])
     entries, position = {}, 0
@@ -112,7 +116,8 @@ def _span(path: Path, name: str, fields: Any) -> tuple[int, int, str, torch.dtyp
     if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
         _fail(path, f"tensor {name!r} lacks dtype, shape or data_offsets")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not _whole_numbers(shape) or len(shape) > _MAX_RANK:
+    # Strides are counted even where a dimension is 0.
+    if not _whole_numbers(shape) or len(shape) > _MAX_RANK or prod(max(1, extent) for extent in shape) >= 2**63:
         _fail(path, f"tensor {name!r} has no valid shape (at most {_MAX_RANK} dimensions)")
     if not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         _fail(path, f"tensor {name!r} has no valid data_offsets")

@@ -2,14 +2,16 @@
 
 import math
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from warp_core.errors import CheckpointError
 
-__all__ = ["LoraSettings", "read_lora_settings"]
+__all__ = ["LoraSettings", "is_left_out", "read_lora_settings"]
 
 # Fields that say nothing about the update B A itself, or that are read below.
 _HARMLESS = {
@@ -39,6 +41,8 @@ _HARMLESS = {
     "task_type",
     "use_rslora",
 }
+_MAX_WILDCARDS = 3
+_MAX_PATTERN = 1200
 _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -100,29 +104,55 @@ def read_lora_settings(config: Mapping[str, Any], *, path: Path) -> LoraSettings
     return settings
 
 
+def is_left_out(module: str, config: Mapping[str, Any]) -> bool:
+    """Whether PEFT passes over the factors of a module: not a target, excluded, or of a layer that is not chosen."""
+    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
+    if isinstance(targets, list) and not _is_among(module, targets):
+        return True
+    if isinstance(excluded, list) and _is_among(module, excluded):
+        return True
+    layers = config.get("layers_to_transform")
+    layer = next((part for part in module.split(".") if part.isdecimal()), None)
+    chosen = layers if isinstance(layers, list) else [layers]
+    return bool(layers is not None and chosen and layer is not None and int(layer) not in chosen)
+
+
+def _is_among(module: str, names: Sequence[Any]) -> bool:
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
 def _lookup(patterns: tuple[tuple[str, Any], ...], module: str, default: float) -> float:
     """PEFT's rule: the first pattern that matches the end of the module's name, at a dot."""
     for pattern, value in patterns:
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if _compiled(pattern).match(module):
             return float(value)
     return default
 
 
+@lru_cache(maxsize=10_000)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({pattern})$")
+
+
 def _check_pattern(pattern: str) -> None:
     re.compile(pattern)
-    if re.search(r"\)[*+{]", pattern):  # (a+)+ and the like can take for ever
+    plain = re.sub(r"\\.", "", pattern)
+    if re.search(r"\)[*+{]", plain):  # (a+)+ and the like can take for ever
         raise ValueError(f"the pattern {pattern[:60]!r} repeats a repetition")
+    # So can many of them in a row; names of modules need one or two.
+    if len(re.findall(r"[*+?{(]", plain)) > _MAX_WILDCARDS or len(pattern) > _MAX_PATTERN:
+        raise ValueError(f"the pattern {pattern[:60]!r} is not one for names of modules")
 
 
 def _positive_int(value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{value!r} is not a positive whole number")
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise ValueError(f"{str(value)[:40]} is not a positive whole number")
     return value
 
 
 def _finite(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a finite number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{str(value)[:40]} is not a finite number")
     return float(value)
 
 

@@ -40,8 +40,14 @@ def open_all(init: str, policies: Sequence[str], *, base: str | None = None) -> 
 
 
 def _open_policy(name: str, *, base: str | None, default: Path) -> Checkpoint:
-    folder = Path(name).expanduser()
-    named = adapter_base_name(folder) if folder.is_dir() else None
+    named = adapter_base_name(Path(name).expanduser()) if _is_folder(name) else None
     # An adapter made on another machine names a folder that is not here; one that is here is what it was made over.
-    lost = named is not None and not Path(named).expanduser().is_dir()
+    lost = named is not None and not _is_folder(named)
     return open_model(name, base=base or (str(default) if lost else None))
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name that is too long; ~someone who is not known here
+        return False

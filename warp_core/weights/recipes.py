@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -59,7 +60,8 @@ class Recipe:
         sum_ok = abs(math.fsum(self.weights) - 1) <= _SUM_TOLERANCE
         _check(sum_ok, "weights", self.weights, "make them sum to 1")
         _check(_is_finite(self.eta) and 0 <= self.eta <= _MAX_ETA, "eta", self.eta, "choose 0 <= eta <= 2")
-        _check(self.towards is None or bool(self.towards), "towards", self.towards, "give a checkpoint id or none")
+        towards_ok = self.towards is None or (bool(self.towards) and isinstance(self.towards, str))
+        _check(towards_ok, "towards", self.towards, "give a checkpoint id or none")
 
     @property
     def id(self) -> str:
@@ -114,7 +116,8 @@ def make_recipe(
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared, because math.isfinite fails for a whole number that no float holds.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _check(ok: bool, field: str, value: Any, remedy: str) -> None:
