@@ -123,6 +123,8 @@ class Trainings:
 
     def names(self) -> list[str]:
         """Names of what was started here and has no run folder yet."""
+        with self._lock:
+            self._collect()
         if not self._root.is_dir():
             return []
         found = sorted(folder.name for folder in self._root.iterdir() if (folder / "config.toml").is_file())
@@ -195,9 +197,7 @@ class Trainings:
 
     def _process(self, name: str) -> psutil.Process | None:
         """Return the living process that was started for a run, by this engine or an earlier one."""
-        child = self._children.get(name)
-        if child is not None and child.poll() is not None:
-            del self._children[name]  # collected: no zombie is left
+        self._collect()
         try:
             record = json.loads((self._folder(name) / "process.json").read_text(encoding="utf-8"))
             process = psutil.Process(int(record["pid"]))
@@ -206,6 +206,10 @@ class Trainings:
             return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
         except (OSError, ValueError, KeyError, TypeError, psutil.Error):
             return None
+
+    def _collect(self) -> None:
+        """Let go of the processes that have ended: no zombie is left, of a finished run either."""
+        self._children = {name: child for name, child in self._children.items() if child.poll() is None}
 
     def _how_it_ended(self, name: str) -> tuple[RunState, str | None]:
         """Read the last words of the process: an error, or that it was interrupted, or nothing."""
