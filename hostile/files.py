@@ -96,6 +96,7 @@ class Site:
     expected: Any = None
     starts: int = 0
     count: int = 0
+    kept: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.well = make_models(self.place / "well", seed=7)
@@ -119,6 +120,12 @@ class Site:
         self.engine = connect(self.program.first_line(), TOKEN)
         wait_for(lambda: self.engine.status().pid)
         self.starts += 1
+
+    def once(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
+        """What `make` returns, made once for all cases."""
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
 
     def folder(self) -> Path:
         """A new folder."""
@@ -193,19 +200,29 @@ class Case:
     def __init__(self, site: Site, kind: str, file: str, damage: str) -> None:
         self.site, self.kind, self.damage = site, kind, damage
         folder = site.folder()
-        self.models = make_models(folder / "models", seed=1)
+        self.models = make_models(folder, seed=1)
+        self.file = folder / file
         # The same content elsewhere, that nothing happens to; and what the file is replaced by, in its place there.
-        self.old = make_models(folder / "old", seed=1)
-        make_models(folder / "other", seed=2)
-        self.new = make_models(folder / "new", seed=1)
-        self.file = folder / "models" / file
-        self.content = (folder / "other" / file).read_bytes()
+        self.old = site.once(("old",), lambda: make_models(site.place / "old", seed=1))
+        other = site.once(("other",), lambda: make_models(site.place / "other", seed=2))
+        self.content = (other.init.parent / file).read_bytes()
         if self.file.name == "config.json":
             # The same model to the eye: one number that changes what it computes.
             config = json.loads(self.content) | {"rms_norm_eps": 0.5}
             self.content = json.dumps(config, indent=2).encode()
-        (folder / "new" / file).write_bytes(self.content)
+        self.new = site.once(("new", file), lambda: self._with_new_file(site.place / f"new-{len(site.kept)}", file))
         self.names = (self.file.name, str(self.file.parent))
+
+    def _with_new_file(self, folder: Path, file: str) -> Models:
+        models = make_models(folder, seed=1)
+        (folder / file).write_bytes(self.content)
+        return models
+
+    def _theirs(self, models: Models, request: Any, what: Callable[[Job], Any]) -> Any:
+        """What the undisturbed engine answers to the same about other folders; asked once."""
+        same = request.model_copy(update={"selection": self.selection(models), "session": "reference"})
+        named = same.model_copy(update={"name": "x"}) if isinstance(same, ExportRequest) else same
+        return self.site.once((named.model_dump_json(),), lambda: what(_done(self.site.reference, same)))
 
     def selection(self, models: Models) -> Selection:
         """The models of this kind."""
@@ -221,17 +238,14 @@ class Case:
 
     def while_idle(self) -> list[str]:
         """Load, damage, and ask for everything again."""
-        engine, reference = self.site.engine, self.site.reference
+        engine = self.site.engine
         mine = self.selection(self.models)
         _done(engine, move(mine, PLACE, session="before"))
         self._strike()
         problems = []
-        said = [said_by(_done(reference, move(self.selection(one), PLACE, session="r"))) for one in self._allowed]
-        problems += self._judge(
-            "preview",
-            finished(engine, engine.submit(move(mine, PLACE, session="after"))),
-            lambda job: said_by(job) in said,
-        )
+        preview = move(mine, PLACE, session="after")
+        said = [self._theirs(one, preview, said_by) for one in self._allowed]
+        problems += self._judge("preview", finished(engine, engine.submit(preview)), lambda job: said_by(job) in said)
         places = (Place(eta=0.61),)
         wanted = MeasureRequest(session="after", selection=mine, places=places, num_prompts=2, reward=REWARD)
         problems += self._judge(
@@ -274,9 +288,9 @@ class Case:
         keys = (job.result or {})["keys"]
         found = self._stored(keys)
         for models in allowed or self._allowed:
-            same = wanted.model_copy(update={"selection": self.selection(models)})
-            theirs = (_done(self.site.reference, same).result or {})["keys"]
-            points = {point.key: point.metrics for point in self.site.reference.front(same.selection).points}
+            theirs = self._theirs(models, wanted, lambda done: (done.result or {})["keys"])
+            front = self.site.reference.front(self.selection(models))
+            points = {point.key: point.metrics for point in front.points}
             if theirs == keys and all(key in found and _alike(found[key], points[key]) for key in keys):
                 return True
         return False
@@ -296,20 +310,17 @@ class Case:
             return False
         mine = _content(self.site.workspace / "exports" / name)
         for number, models in enumerate(self._allowed):
-            theirs = f"{name}-{number}"
-            request = ExportRequest(
-                session="r", selection=self.selection(models), place=PLACE, name=theirs, verify=False
+            theirs = ExportRequest(
+                session="r", selection=self.selection(models), place=PLACE, name=f"{name}-{number}", verify=False
             )
-            out = (_done(self.site.reference, request).result or {})["out"]
-            if _content(Path(out)) == mine:
+            if self._theirs(models, theirs, lambda done: _content(Path((done.result or {})["out"]))) == mine:
                 return True
         return False
 
     def _is_geometry(self, job: Job, wanted: GeometryRequest) -> bool:
         mine = _without_names(job.result or {})
         for models in self._allowed:
-            same = wanted.model_copy(update={"selection": self.selection(models)})
-            if _without_names(_done(self.site.reference, same).result or {}) == mine:
+            if self._theirs(models, wanted, lambda done: _without_names(done.result or {})) == mine:
                 return True
         return False
 

@@ -44,7 +44,7 @@ QUICK_JOBS, QUICK_CLIENTS = 60, 3
 CANCELLED = 0.3
 KINDS = ("preview", "measure", "measure", "check", "geometry", "export")
 ALLOWED_MB = 48.0
-HEALTHY_S = 1.0
+HEALTHY_S, QUICK_HEALTHY_S = 1.0, 5.0  # where tests run, others may be at work
 END_S = 600.0
 
 
@@ -71,7 +71,7 @@ def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
     with engine_here() as url, connect(url) as engine:
         _warm_up(engine, models)
         before = level_of()
-        health = _Health(url)
+        health = _Health(url, within_s=QUICK_HEALTHY_S if quick else HEALTHY_S)
         started = time.monotonic()
         with health, ThreadPoolExecutor(clients) as pool:
             asked = [pool.submit(_client, url, number, count // clients, models) for number in range(clients)]
@@ -192,10 +192,11 @@ def _order(followed: list[list[Followed]]) -> Outcome:
 class _Health:
     """Asks an engine for its health all the time."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, within_s: float) -> None:
         self._url, self._over = f"{url}/health", threading.Event()
         self._thread = threading.Thread(target=self._ask, name="health")
-        self._tally = Tally("health while many jobs wait", promise="", holds=f"/health answers within {HEALTHY_S:g} s")
+        self._tally = Tally("health while many jobs wait", promise="", holds=f"/health answers within {within_s:g} s")
+        self._within_s = within_s
         self._slowest_s = 0.0
 
     def __enter__(self) -> None:
@@ -216,7 +217,7 @@ class _Health:
                     self._tally.check(False, f"no answer: {error!r}")
                 took_s = time.monotonic() - started
                 self._slowest_s = max(self._slowest_s, took_s)
-                self._tally.check(good and took_s < HEALTHY_S, f"{took_s:.2f} s, well: {good}")
+                self._tally.check(good and took_s < self._within_s, f"{took_s:.2f} s, well: {good}")
 
     def outcome(self) -> Outcome:
         """What was seen."""

@@ -314,13 +314,20 @@ def _rest(engine: HttpEngine, program: Program) -> Outcome:
         except TimeoutError:
             stuck = [(job.kind, job.state, job.message) for job in engine.jobs() if not job.state.is_final]
             tally.check(False, f"stuck: {stuck}")
-        engine.runs()  # collects the children that have ended
-        level = level_of(program.process.pid)
-        tally.check(not level.children and not level.zombies, f"{level.children} children, {level.zombies} zombies")
+        tally.check(not (rest := _children(engine, program)), f"children: {rest}")
     rest = leftovers(workspace_root(), cache_root())
     tally.check(not rest, f"left on the disk: {rest}")
     tally.check(not [line for line in program.said if "Traceback" in line], f"{program.said[-5:]}")
     return tally.outcome()
+
+
+def _children(engine: HttpEngine, program: Program) -> list[str]:
+    """What the engine's children are doing after a while; a look at the runs collects those that have ended."""
+    until = time.monotonic() + END_S
+    while time.monotonic() < until and psutil.Process(program.process.pid).children(recursive=True):
+        engine.runs()
+        time.sleep(0.2)
+    return [one.status() for one in psutil.Process(program.process.pid).children(recursive=True)]
 
 
 def _flat(looks: list[tuple[float, Level]], *, quick: bool) -> Outcome:

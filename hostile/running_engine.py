@@ -133,7 +133,7 @@ def said_by(job: Job) -> Said:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """How much a process holds."""
+    """How much a process holds; memory is what it has for itself: the system takes and brings back pages of files."""
 
     memory_mb: float
     descriptors: int
@@ -147,9 +147,9 @@ def level_of(pid: int | None = None) -> Level:
     if pid in (None, os.getpid()):
         gc.collect()
     process = psutil.Process(pid)
-    children = process.children(recursive=True)
+    children, memory = process.children(recursive=True), process.memory_info()
     return Level(
-        memory_mb=process.memory_info().rss / 1e6,
+        memory_mb=(memory.rss - getattr(memory, "shared", 0)) / 1e6,
         descriptors=process.num_fds(),
         threads=process.num_threads(),
         children=len(children),

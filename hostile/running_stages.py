@@ -4,10 +4,11 @@
         ended = stages.run(["merge", ...], at=[Stop("warp_core.weights.streamed.write_model_files", signal.SIGINT)])
 
 One process imports everything once and forks a child for each command: `python -m hostile.running_stages`. The child
-calls `warp_core.cli.main` as `python -m warp_core` does, ends as a Python program ends, and has the signals of a
-program that was started in a terminal.
+calls `warp_core.cli.main` as `python -m warp_core` does, joins its threads and runs its exit functions, and has the
+signals of a program that was started in a terminal.
 """
 
+import atexit
 import importlib
 import json
 import os
@@ -15,12 +16,14 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from hostile.running_programs import Program, Programs, wait_for
 from warp_core.environment import quiet_threads
@@ -175,12 +178,32 @@ def _serve() -> None:
         pid = os.fork()
         if not pid:
             _become(order, base)
-            from warp_core.cli import main
-
-            sys.exit(main(order["argv"]))
+            _end(_called(order["argv"]))
         base.with_suffix(".pid").write_text(f"{pid}\n", encoding="ascii")
         _, status = os.waitpid(pid, 0)
         base.with_suffix(".code").write_text(f"{os.waitstatus_to_exitcode(status)}\n", encoding="ascii")
+
+
+def _called(argv: list[str]) -> int:
+    """What `python -m warp_core` does with arguments, an exception that nobody has caught included."""
+    from warp_core.cli import main
+
+    try:
+        return main(argv)
+    except SystemExit as end:  # argparse
+        return end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+def _end(code: int) -> NoReturn:
+    """End as Python does, but for the seconds in which it takes all modules of torch apart."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _become(order: Mapping[str, Any], base: Path) -> None:

@@ -26,7 +26,7 @@ CODE = 130  # for both signals: warp_core/cli.py
 LAST = "warp-core: interrupted; what was done is kept"
 PROGRESS = re.compile(
     r"(iteration |policy |sampling|merging|reading weights|SFT policy|slerp |scale |stopping after this step|judge|"
-    r"\w+, seed \d+: a run is finished)"
+    r"\w+, seed \d+: )"
 )
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INT = int(signal.SIGINT)
@@ -84,7 +84,12 @@ FRONT = {
     "shrinking the store": ("warp_core.workspace.sqlite.Database.compact", 1),
     "writing the page": ("warp_core.commands.front.write_front_html", 1),
 }
-FRONT_TWICE = {"again while storing": [("warp_core.evaluation.sweep.measure_together", 1), ("sqlite3.connect", 1)]}
+FRONT_TWICE = {
+    "again while closing the store": [
+        ("warp_core.workspace.store.ResultsStore.put_point", 2),
+        ("warp_core.workspace.sqlite.Database.compact", 1),
+    ]
+}
 STUDY = {
     "in a step": (STEP, 2),
     "measuring": ("warp_core.evaluation.sweep.measure_together", 2),
@@ -181,7 +186,14 @@ def _merge_command(models: Models) -> Command:
         # A signal after the rename leaves the whole folder.
         return ["check", folder / "out"] if (folder / "out").exists() else start(folder)
 
-    return Command(name="merge", start=start, again=again, outcome=lambda folder: _bytes_in(folder / "out"))
+    return Command(
+        name="merge",
+        start=start,
+        again=again,
+        outcome=lambda folder: _bytes_in(folder / "out"),
+        # Angles that are in the cache are not computed again.
+        environment=lambda folder: {"WARP_CACHE": str(folder / "cache")},
+    )
 
 
 def _front_command(run: Path) -> Command:
