@@ -1,5 +1,6 @@
 """The checked call: exactly one finite number per completion gets through."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,10 @@ def test_every_usual_form_becomes_float64(value):
         ([1.0, "2.0", 1.0], r"gave '2.0' to completion 1"),
         ([1.0, [2.0], 1.0], r"gave a list to completion 1"),
         ([1.0, 1j, 1.0], r"gave a complex to completion 1"),
-        ([1.0, torch.zeros(2), 1.0], r"raised|gave a Tensor"),
+        (np.array([1.0, 1j, 1.0]), r"gave a complex128 to completion 0"),
+        (torch.tensor([1.0, 1j, 1.0]), r"returned a tensor of complex numbers"),
+        ([1.0, torch.zeros(2), 1.0], r"gave a Tensor to completion 1"),
+        (itertools.repeat(1.0), r"returned more than 3 numbers"),
     ],
 )
 def test_everything_else_is_an_error_that_names_the_reward(value, message):
@@ -79,6 +83,19 @@ def test_an_exception_is_chained_and_told_in_one_line():
     with pytest.raises(RewardError, match=r"reward 'mine' raised KeyError: 'no such\\n key': mend") as caught:
         checked_scores(Raises(None), BATCH)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_exception_that_cannot_be_told_names_the_reward_all_the_same():
+    class Mute(Exception):  # noqa: N818
+        def __str__(self):
+            raise ZeroDivisionError
+
+    class Raises(Returns):
+        def __call__(self, batch):
+            raise Mute
+
+    with pytest.raises(RewardError, match="reward 'mine' raised Mute: it cannot say why: mend"):
+        checked_scores(Raises(None), BATCH)
 
 
 def test_a_generator_that_raises_half_way_is_an_error_too():

@@ -2,15 +2,17 @@
 
 import sys
 import threading
+from pathlib import Path
 
 import pytest
+import torch
 
 from warp_core.errors import RewardError
 from warp_core.rewards import RewardBatch, load_reward
 
 BATCH = RewardBatch(prompts=("p", "q"), completions=("a", "bcd"), num_tokens=(1, 3))
 SOURCE = """
-import time
+import os, time, torch
 
 def brevity(prompts, completions):
     assert prompts == ["p", "q"]
@@ -24,6 +26,16 @@ def leaves(prompts, completions):
 
 def sleeps(prompts, completions):
     time.sleep(5)
+
+def sleeps_half_way(prompts, completions):
+    return (time.sleep(5) for text in completions)
+
+def rude(prompts, completions):
+    print("noise")
+    os.chdir("/")
+    torch.set_default_dtype(torch.float64)
+    torch.set_float32_matmul_precision("medium")
+    return [0.0 for text in completions]
 
 number = 4
 """
@@ -64,8 +76,18 @@ def test_a_function_that_fails(module, function, message):
         reward(BATCH)
 
 
-def test_a_function_that_hangs_is_given_up(module):
-    reward = load_reward([f"python:{module}.sleeps"], timeout_s=0.05)
+def test_what_it_changes_for_the_whole_process_is_put_back(module, tmp_path, capsys):
+    before = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    assert load_reward([f"python:{module}.rude"])(BATCH).total_B.tolist() == [0.0, 0.0]
+    assert (torch.get_default_dtype(), torch.get_float32_matmul_precision()) == before
+    assert Path.cwd() == tmp_path
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "noise\n")
+
+
+@pytest.mark.parametrize("function", ["sleeps", "sleeps_half_way"])
+def test_a_function_that_hangs_is_given_up(function, module):
+    reward = load_reward([f"python:{module}.{function}"], timeout_s=0.05)
     with pytest.raises(RewardError, match=r"gave no answer for 2 completions in 0.05 s"):
         reward(BATCH)
     assert any(thread.name.startswith("reward python:") and thread.daemon for thread in threading.enumerate())

@@ -4,8 +4,10 @@ Shapes: B completions.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
+from itertools import islice
+from numbers import Complex, Real
 from typing import Protocol
 
 import torch
@@ -77,12 +79,12 @@ def checked_scores(reward: Reward, batch: RewardBatch) -> torch.Tensor:
     """
     try:
         returned = reward(batch)
-        values = _listed(returned, name=reward.name)
+        values = _listed(returned, name=reward.name, count=len(batch))
     except (RewardError, MemoryError, torch.OutOfMemoryError):
         raise  # memory is the machine's trouble, not the reward's
     except Exception as error:
         raise RewardError(
-            f"reward {reward.name!r} raised {type(error).__name__}: {one_line(str(error), 200)}: mend the reward"
+            f"reward {reward.name!r} raised {type(error).__name__}: {one_line(_words(error), 200)}: mend the reward"
         ) from error
     if len(values) != len(batch):
         raise RewardError(
@@ -101,8 +103,17 @@ def one_line(text: str, limit: int) -> str:
     return flat if len(flat) <= limit else flat[:limit] + "..."
 
 
-def _listed(returned: object, *, name: str) -> list[object]:
+def _words(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # the reward's own class of error, and its own mistake
+        return "it cannot say why"
+
+
+def _listed(returned: object, *, name: str, count: int) -> list[object]:
     if isinstance(returned, torch.Tensor):
+        if returned.is_complex():
+            raise RewardError(f"reward {name!r} returned a tensor of complex numbers: return real ones")
         if returned.ndim != 1:
             raise RewardError(
                 f"reward {name!r} returned a tensor of shape {tuple(returned.shape)}: return one dimension, "
@@ -114,7 +125,12 @@ def _listed(returned: object, *, name: str) -> list[object]:
             f"reward {name!r} returned {type(returned).__name__}: return a list or a tensor with one number for "
             "each completion"
         )
-    return list(returned)
+    if isinstance(returned, Sized):
+        return list(returned)
+    values = list(islice(returned, count + 1))  # an iterator may have no end
+    if len(values) > count:
+        raise RewardError(f"reward {name!r} returned more than {count} numbers: return one for each completion")
+    return values
 
 
 def _finite(value: object, *, index: int, name: str, completion: str) -> float:
@@ -122,11 +138,13 @@ def _finite(value: object, *, index: int, name: str, completion: str) -> float:
     if value is None or isinstance(value, str | bytes):
         raise RewardError(f"reward {name!r} gave {value!r} to {where}: return a number")
     try:
+        if isinstance(value, Complex) and not isinstance(value, Real):
+            raise TypeError("numpy would drop the imaginary part")
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise RewardError(f"reward {name!r} gave a {type(value).__name__} to {where}: return a number") from error
     except OverflowError:
         number = math.inf
+    except Exception as error:  # of whatever class the value is
+        raise RewardError(f"reward {name!r} gave a {type(value).__name__} to {where}: return a number") from error
     if not math.isfinite(number):
         raise RewardError(f"reward {name!r} gave {number} to {where}: return a finite number")
     return number

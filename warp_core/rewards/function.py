@@ -12,9 +12,12 @@ ended and is left behind, so the run should stop, which the RewardError makes it
 
 import importlib
 import inspect
+import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +62,16 @@ class FunctionReward:
 
         def work() -> None:
             try:
-                outcome["value"] = self.function(list(batch.prompts), list(batch.completions))
+                value = self.function(list(batch.prompts), list(batch.completions))
+                # Here, because an iterator may hang as the function may, or never end.
+                outcome["value"] = list(islice(value, len(batch) + 1)) if isinstance(value, Iterator) else value
             except BaseException as error:  # SystemExit in a thread would vanish without a word
                 outcome["error"] = error
 
         thread = threading.Thread(target=work, name=f"reward {self.name}", daemon=True)
-        thread.start()
-        thread.join(self.timeout_s)
+        with _settings_kept():
+            thread.start()
+            thread.join(self.timeout_s)
         if not outcome:
             raise RewardError(
                 f"reward {self.name!r} gave no answer for {len(batch)} completions in {self.timeout_s:g} s: "
@@ -77,6 +83,19 @@ class FunctionReward:
         if error is not None:
             raise RewardError(f"reward {self.name!r} tried to end the program ({error!r}): raise an exception instead")
         return outcome["value"]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _settings_kept() -> Iterator[None]:
+    """Put back what a function may change for the whole process, and keep what it prints off stdout."""
+    folder, dtype, precision = Path.cwd(), torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    try:
+        with redirect_stdout(sys.stderr):  # stdout is for the document of --json
+            yield
+    finally:
+        os.chdir(folder)
+        torch.set_default_dtype(dtype)
+        torch.set_float32_matmul_precision(precision)
 
 
 def load_function(name: str, *, timeout_s: float) -> FunctionReward:
