@@ -57,6 +57,7 @@ LOOK_EVERY_S, QUICK_LOOK_S = 60.0, 3.0
 SETTLE_S = 5.0  # of libraries, before the first look
 ALLOWED_MB_PER_HOUR, ALLOWED_MB = 24.0, 48.0
 END_S = 60.0
+COURSE = 12  # looks that the report shows
 TOKEN = "a-token"
 GRANULARITIES: tuple[Granularity, ...] = ("layer", "tensor", "model")
 # So few that after a while nothing is new, and the store and the fronts stay as large as they are.
@@ -340,8 +341,8 @@ def _flat(looks: list[tuple[float, Level]], *, quick: bool) -> Outcome:
     )
     levels = [level for _, level in looks]
     first, last = levels[0], levels[-1]
-    # What libraries take on first use is taken in the first tenth.
-    later = looks[len(looks) // 10 :]
+    # What libraries and caches take on first use is taken in the first quarter.
+    later = looks[len(looks) // 4 :]
     slope = 0.0
     if len(later) > 2 and not quick:
         line = statistics.linear_regression([passed / 3600 for passed, _ in later], [one.memory_mb for _, one in later])
@@ -355,8 +356,9 @@ def _flat(looks: list[tuple[float, Level]], *, quick: bool) -> Outcome:
     most = [
         max(getattr(level, name) for level in levels) for name in ("memory_mb", "descriptors", "threads", "zombies")
     ]
+    course = " ".join(f"{level.memory_mb:.0f}" for level in levels[:: -(-len(levels) // COURSE)])
     return tally.outcome(
-        f"first, most, last: memory {first.memory_mb:.0f}, {most[0]:.0f}, {last.memory_mb:.0f} MB"
+        f"memory {course} MB; first, most, last: memory {first.memory_mb:.0f}, {most[0]:.0f}, {last.memory_mb:.0f} MB"
         f" ({slope:+.1f} MB an hour); descriptors {first.descriptors}, {most[1]}, {last.descriptors}; threads"
         f" {first.threads}, {most[2]}, {last.threads}; zombies at most {most[3]}; {len(looks)} looks"
     )

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -21,7 +21,7 @@ from warp_core.commands.supervise import Program as Supervised
 from warp_core.commands.supervise import Supervisor
 from warp_core.errors import EngineUnreachableError, UnknownJobError, UserError
 from warp_core.service.client import HttpEngine
-from warp_core.service.documents import RunState
+from warp_core.service.documents import RunState, RunSummary
 from warp_core.service.listening import listen
 from warp_core.service.protocol import (
     ExportRequest,
@@ -41,6 +41,12 @@ BACK_S = 90.0
 T = TypeVar("T")
 GONE = "no engine answers at"
 ACTIVITIES = ("sampling", "front", "export", "training")
+KILLS = {
+    "the engine": [("serve", activity) for activity in ACTIVITIES],
+    "the web app": [("app", activity) for activity in ACTIVITIES],
+    "the trainer": [("train", "training"), ("serve+train", "training")],
+    "the engine and its successor": [("serve twice", "sampling")],
+}
 STEPS = 60
 
 
@@ -77,29 +83,37 @@ def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
     """Kill one process after the other, each in the middle of something, and look at what the others say and hold."""
     interruptible()
     models = make_models(place / "models")
-    tally = Tally(
-        "engine killed" if quick else "engine, web app, trainer and supervisor killed",
-        promise="P3, P13",
-        holds="the others say so and recover; nothing acknowledged is lost; within 10 s nothing dead is in the way",
-    )
     with Programs(place / "programs") as programs:
         if quick:
             with _engine_alone(programs, models) as site:
                 expected = _baseline(site)
-                for activity in ("sampling", "front"):
-                    _kill(tally, site, "serve", activity, expected)
+                yield from _killed(site, "the engine", [("serve", one) for one in ("sampling", "front")], expected, {})
         else:
             with _whole_app(programs, models, place) as site:
                 expected = _baseline(site)
                 reference = _reference_run(place, site)
-                for victim in ("serve", "app"):
-                    for activity in ACTIVITIES:
-                        _kill(tally, site, victim, activity, expected, reference)
-                _kill(tally, site, "train", "training", expected, reference)
-                _kill(tally, site, "serve+train", "training", expected, reference)
-                _kill(tally, site, "serve twice", "sampling", expected, reference)
+                for title, kills in KILLS.items():
+                    yield from _killed(site, title, kills, expected, reference)
+                tally = _tally("what looks after both")
                 _kill_the_supervisor(tally, site)
-    yield tally.outcome()
+                yield tally.outcome()
+
+
+def _tally(title: str) -> Tally:
+    return Tally(
+        f"kill -9 of {title}",
+        promise="P3, P13",
+        holds="the others say so and recover; nothing acknowledged is lost; within 10 s nothing dead is in the way",
+    )
+
+
+def _killed(
+    site: Site, title: str, kills: Sequence[tuple[str, str]], expected: Said, reference: dict[str, str]
+) -> Iterator[Outcome]:
+    tally = _tally(title)
+    for victim, activity in kills:
+        _kill(tally, site, victim, activity, expected, reference)
+    yield tally.outcome(", ".join(activity for _, activity in kills))
 
 
 @contextmanager
@@ -184,10 +198,15 @@ def _trained(name: str) -> dict[str, str]:
     }
 
 
+def _run_of(site: Site, name: str) -> RunSummary:
+    """A run as the list has it, where it stands before it has a folder, too."""
+    return next(run for run in site.engine.runs() if run.name == name)
+
+
 def _reference_run(place: Path, site: Site) -> dict[str, str]:
     """Train once undisturbed."""
     site.engine.train(_training(site, "reference"))
-    wait_for(lambda: site.engine.run("reference").summary.state is RunState.FINISHED, every_s=0.2)
+    wait_for(lambda: _run_of(site, "reference").state is RunState.FINISHED, every_s=0.2)
     return _trained("reference")
 
 
@@ -240,9 +259,7 @@ def _acknowledge(site: Site, name: str) -> None:
     site.points |= {point.key for point in site.engine.front(site.models.lora).points}
 
 
-def _kill(
-    tally: Tally, site: Site, victim: str, activity: str, expected: Said, reference: dict[str, str] | None = None
-) -> None:
+def _kill(tally: Tally, site: Site, victim: str, activity: str, expected: Said, reference: dict[str, str]) -> None:
     """Kill a process in the middle of an activity; one try, however much is wrong afterwards."""
     label = f"{victim} during {activity}"
     problems: list[str] = []
@@ -332,18 +349,18 @@ def _lost(site: Site) -> list[str]:
     return found
 
 
-def _training_goes_on(site: Site, name: str, reference: dict[str, str] | None, *, killed: bool) -> list[str]:
+def _training_goes_on(site: Site, name: str, reference: dict[str, str], *, killed: bool) -> list[str]:
     """It runs on where its own process was not killed; else it is shown as stopped, and is resumed."""
-    summary = site.engine.run(name).summary
+    summary = _run_of(site, name)
     if killed:
-        wait_for(lambda: site.engine.run(name).summary.state is not RunState.RUNNING, within_s=5)
-        summary = site.engine.run(name).summary
+        wait_for(lambda: _run_of(site, name).state is not RunState.RUNNING, within_s=5)
+        summary = _run_of(site, name)
         if summary.state is not RunState.STOPPED or "killed" not in (summary.error or ""):
             return [f"a killed training is shown as {summary.state}: {summary.error}"]
         site.engine.train(TrainRequest(name=name))
     elif summary.state not in (RunState.RUNNING, RunState.FINISHED):
         return [f"the training is {summary.state}: {summary.error}"]
-    wait_for(lambda: site.engine.run(name).summary.state is RunState.FINISHED, every_s=0.2)
+    wait_for(lambda: _run_of(site, name).state is RunState.FINISHED, every_s=0.2)
     return [] if _trained(name) == reference else ["the weights are others than without a kill"]
 
 
