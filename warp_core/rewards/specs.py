@@ -151,9 +151,12 @@ def load_reward(
 def _model_folder(name: str, *, find_model: Callable[[str], Path]) -> Path:
     if name == SENTIMENT:
         return assets_root() / "reward-model"
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
+    try:
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            return folder
+    except (OSError, RuntimeError) as error:  # a name that is too long; ~someone who is not known here
+        raise RewardError(f"reward {name[:80]!r}: that is no usable path") from error
     looks_like_path = name.startswith((".", "/", "~")) or "\\" in name
     if "/" not in name and not looks_like_path:
         raise RewardError(_unknown(name))

@@ -13,9 +13,10 @@ from typing import Any
 
 import psutil
 import torch
+from pydantic import ValidationError
 
 import warp_core
-from warp_core.errors import ConfigError
+from warp_core.errors import ConfigError, WorkspaceError
 from warp_core.policy.model import pick_device
 from warp_core.service import documents as d
 from warp_core.service import protocol as p
@@ -208,7 +209,10 @@ class LocalEngine:
         if not path.exists():
             return []
         with VotesStore(path, read_only=True) as store:
-            return [p.Vote.model_validate(vote) for vote in store.list()]
+            try:
+                return [p.Vote.model_validate(vote) for vote in store.list()]
+            except ValidationError as error:
+                raise WorkspaceError(f"{path}: a stored vote is damaged; move the file away and vote again") from error
 
     def vote(self, selection: p.Selection, vote: p.Vote) -> p.Vote:
         """Store a vote; durable when this returns. Returns it with id and time."""

@@ -74,12 +74,15 @@ def sample_rows(library: Library, selection: Selection, key: str) -> list[Sample
     """Return the completions of a stored point.
 
     Raises:
-        WorkspaceError: there is no point under this key.
+        WorkspaceError: there is no point under this key, or a completion of it is damaged.
     """
     with closing(Results(library.store_path(selection))) as store:
         if store.get_point(key) is None:
             raise WorkspaceError(f"there is no measured point {key[:100]!r}: measure it first")
-        return [SampleRow.model_validate(sample) for sample in store.samples(key)]
+        try:
+            return [SampleRow.model_validate(sample) for sample in store.samples(key)]
+        except ValidationError as error:
+            raise WorkspaceError(f"{store.path}: a stored completion is damaged; measure the point again") from error
 
 
 def prediction_document(library: Library, selection: Selection, iteration: int) -> Prediction | None:

@@ -28,6 +28,7 @@ from warp_core.training.warp import Sources
 from warp_core.weights import Geometry, Recipe, coefficients, compute_geometry
 from warp_core.workspace.paths import cache_root
 from warp_core.workspace.publish import write_text_atomic
+from warp_core.workspace.sealed import seal_of
 
 __all__ = ["coefficients_at", "compute", "known_geometry", "stored_geometry"]
 
@@ -133,7 +134,8 @@ def _computed(sources: Sources, granularity: Granularity, context: Context) -> G
 
 
 def _keep(library: Library, selection: Selection, iteration: int, sources: Sources, found: Geometry) -> None:
-    text = json.dumps({"format": FORMAT, "sft": sources.sft.id, "geometry": found.to_json()}) + "\n"
+    stored = {"format": FORMAT, "sft": sources.sft.id, "geometry": found.to_json()}
+    text = json.dumps(stored | {"sha256": seal_of(stored)}) + "\n"
     run = library.run_of(selection)
     with suppress(WorkspaceError):
         if run is not None:
@@ -146,9 +148,10 @@ def _keep(library: Library, selection: Selection, iteration: int, sources: Sourc
 def _read(file: Path) -> tuple[str, Geometry | None]:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        if data["format"] == FORMAT:
+        # The geometry of the bundled run has no seal: it is older.
+        if data["format"] == FORMAT and data.pop("sha256", None) in (None, seal_of(data)):
             return str(data["sft"]), Geometry.from_json(data["geometry"])
-    except (OSError, ValueError, KeyError, TypeError, UserError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
         pass  # absent or damaged: it can be computed again
     return "", None
 

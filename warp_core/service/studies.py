@@ -34,7 +34,7 @@ def read_studies(folders: Sequence[Path]) -> list[StudyDocument]:
         try:
             stat = path.stat()
             study = _read(path, stat.st_mtime_ns, stat.st_size)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             _LOG.warning("%s is no study and is left out (%s)", path, type(error).__name__)
             continue
         if study is not None:

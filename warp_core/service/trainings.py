@@ -102,7 +102,7 @@ class Trainings:
         if child is not None:
             pid = child.pid
         if pid is None:
-            raise WorkspaceError(f"the run {name!r} is not being trained")
+            raise WorkspaceError(f"the run {name[:100]!r} is not being trained")
         try:
             psutil.Process(pid).send_signal(signal.SIGTERM)
         except psutil.NoSuchProcess:
@@ -204,7 +204,7 @@ class Trainings:
             # Ids are used again; together with the time of birth they are not.
             is_ours = abs(process.create_time() - float(record["born"])) < 1.0
             return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
-        except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, psutil.Error):
             return None
 
     def _collect(self) -> None:

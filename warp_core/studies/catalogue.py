@@ -32,5 +32,5 @@ def chosen_studies(name: str) -> list[Study]:
     if name == "all":
         return list(STUDIES.values())
     if name not in STUDIES:
-        raise ConfigError(f"no study {name!r}: choose all or one of {', '.join(NAMES)}")
+        raise ConfigError(f"no study {name[:60]!r}: choose all or one of {', '.join(NAMES)}")
     return [STUDIES[name]]

@@ -143,7 +143,7 @@ def read_documents(out: Path) -> list[dict[str, Any]]:
     for path in sorted(out.glob("*/*.json")):
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise WorkspaceError(f"{path} cannot be read ({error}): run that study again") from error
         if isinstance(document, dict) and "study" in document:
             found.append(document)

@@ -7,9 +7,9 @@ Every field's help stands under it; `docs/config.md` is generated from here (`py
 
 import dataclasses
 import inspect
+import io
 import json
 import re
-import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import field
@@ -34,12 +34,13 @@ __all__ = [
 LARGEST_BYTES = 1_000_000
 # Attribute docstrings become the descriptions of the JSON schema, which the form of the web app shows.
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
+# Strict: true is no number, and neither is the text "3".
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -148,7 +149,7 @@ class MergeConfig:
     """One angle per layer, per tensor, or one in all."""
     weights: tuple[NonNegative, ...] = ()
     """Share of each policy, adding up to 1; empty is equal shares."""
-    eta: Annotated[float, Field(gt=0, le=2)] = 0.3
+    eta: Annotated[float, Field(gt=0, le=2, strict=True)] = 0.3
     """LITI: the next iteration starts from (1 - eta) init + eta merged."""
 
 
@@ -156,9 +157,9 @@ class MergeConfig:
 class WarpLoopConfig:
     """Algorithm 1's outer loop."""
 
-    policies: Annotated[int, Field(ge=1, le=64)] = 2
+    policies: Annotated[int, Field(ge=1, le=64, strict=True)] = 2
     """M: runs per iteration."""
-    iterations: Annotated[int, Field(ge=1, le=64)] = 1
+    iterations: Annotated[int, Field(ge=1, le=64, strict=True)] = 1
     """I: how often train, merge, interpolate is repeated."""
 
 
@@ -172,7 +173,7 @@ class EvaluationConfig:
     """Completions of each prompt for a point of the front."""
     training_samples_per_prompt: Count = 1
     """Completions of each prompt for a point of a training curve."""
-    etas: tuple[Annotated[float, Field(ge=0, le=2)], ...] = (0.0, 0.1, 0.3, 0.5, 0.8, 1.0)
+    etas: tuple[Annotated[float, Field(ge=0, le=2, strict=True)], ...] = (0.0, 0.1, 0.3, 0.5, 0.8, 1.0)
     """LITI coefficients on the front."""
     methods: tuple[Literal["slerp", "lerp", "slerp-weights"], ...] = ("slerp",)
     """Merges to draw a front for."""
@@ -337,12 +338,13 @@ def load_config(path: Path | None, *, overrides: Sequence[str] = ()) -> WarpConf
 
 
 def _text_of(path: Path) -> str:
-    status = path.stat()
-    if stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode):  # the one would hang, the other never end
-        raise OSError("not a regular file")
-    if status.st_size > LARGEST_BYTES:
+    if path.is_fifo():
+        raise OSError("a pipe, which would hang")
+    with path.open("rb") as file:
+        raw = file.read(LARGEST_BYTES + 1)  # and no further: a device may have no end
+    if len(raw) > LARGEST_BYTES:
         raise OSError(f"larger than {LARGEST_BYTES} bytes")
-    return path.read_text(encoding="utf-8-sig")
+    return io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig").read()  # line ends of every system
 
 
 def _apply(mapping: dict[str, Any], override: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from warp_core.errors import CheckpointError, WorkspaceError
 from warp_core.weights.folders import read_json_object, read_small, safe_file
-from warp_core.workspace.publish import write_json_atomic
+from warp_core.workspace.sealed import read_sealed, write_sealed
 
 __all__ = ["config_facts", "digest", "read_config", "require_layers", "tokenizer_fingerprint"]
 
@@ -24,7 +24,7 @@ _IGNORED = re.compile(
     r"torchscript|unsloth_.*|model_name|num_labels|_commit_hash"
 )
 _TOKENIZER_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
-_FACTS_FORMAT = 1  # raise it when _IGNORED or the flattening changes: what was kept before is then ignored
+_FACTS_FORMAT = 2  # raise it when _IGNORED or the flattening changes: what was kept before is then ignored
 _SIZES_LISTS = ("layer", "block", "depth", "num_labels")  # fields by which a config class makes lists
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _MAX_CONFIG_BYTES = 10_000_000
@@ -45,15 +45,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     except RecursionError:
         raise CheckpointError(f"{path}: nested too deeply; get the model again") from None
     for name, value in fields:
-        if isinstance(value, int) and abs(value) > 100_000 and any(word in name for word in _SIZES_LISTS):
-            raise CheckpointError(f"{path}: {name} = {value} is absurd; get the model again")
+        if isinstance(value, int | float) and abs(value) > 100_000 and any(word in name for word in _SIZES_LISTS):
+            raise CheckpointError(f"{path}: {name} = {str(value)[:40]} is absurd; get the model again")
     return config
 
 
 def require_layers(config: Mapping[str, Any], num_tensors: int, *, path: Path) -> None:
     """Raise CheckpointError for a config with more layers than there are tensors, before anything builds them."""
     for name, value in _flatten(config):
-        if name.rpartition(".")[2] in _LAYER_COUNTS and isinstance(value, int) and value > num_tensors:
+        if name.rpartition(".")[2] in _LAYER_COUNTS and isinstance(value, int | float) and value > num_tensors:
             raise CheckpointError(f"{path}: {name} = {value}, but there are {num_tensors} tensors; get the model again")
 
 
@@ -69,13 +69,11 @@ def config_facts(config: Mapping[str, Any], *, path: Path, cache_dir: Path | Non
         return _computed_facts(config, path=path)
     version = importlib.metadata.version("transformers")
     place = cache_dir / f"{digest([_FACTS_FORMAT, version, config])}.json"
-    with suppress(OSError, ValueError):  # a damaged cache is computed again
-        known = json.loads(place.read_text(encoding="utf-8"))
-        if isinstance(known, dict) and known and all(isinstance(value, str) for value in known.values()):
-            return known
+    if (known := read_sealed(place)) is not None:  # a damaged cache is computed again
+        return dict(known)
     facts = _computed_facts(config, path=path)
     with suppress(WorkspaceError):  # a cache that cannot be written costs time, never an answer
-        write_json_atomic(place, facts)
+        write_sealed(place, facts)
     return facts
 
 

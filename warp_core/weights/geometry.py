@@ -50,8 +50,8 @@ class Geometry:
         shape = (len(self.layers), 1 + len(self.policies), 1 + len(self.policies))
         if self.granularity not in GRANULARITIES or self.gram_LNN.shape != shape:
             raise GeometryError(
-                f"geometry: a Gram of shape {self.gram_LNN.shape} with granularity {self.granularity!r} does not fit "
-                f"{len(self.layers)} layers and {len(self.policies)} policies; compute it again"
+                f"geometry: a Gram of shape {self.gram_LNN.shape} with granularity {self.granularity[:20]!r} does not "
+                f"fit {len(self.layers)} layers and {len(self.policies)} policies; compute it again"
             )
         if not np.isfinite(self.gram_LNN).all():
             raise GeometryError("geometry: the Gram holds NaN or infinity; compute it again")
@@ -112,7 +112,7 @@ class Geometry:
         except (KeyError, TypeError, ValueError, OverflowError) as err:
             if isinstance(err, GeometryError):
                 raise
-            raise GeometryError(f"geometry: not readable ({err}); compute it again") from err
+            raise GeometryError(f"geometry: not readable ({str(err)[:200]}); compute it again") from err
 
 
 def _lengths(gram_LMM: Floats) -> Floats:

@@ -89,7 +89,9 @@ class Recipe:
         try:
             return cls(**dict(data) | {"policies": tuple(data["policies"]), "weights": tuple(data["weights"])})
         except (KeyError, TypeError) as err:
-            raise RecipeError(f"recipe: a field is missing or of the wrong type ({err}); see Recipe") from err
+            raise RecipeError(
+                f"recipe: a field is missing or of the wrong type ({str(err)[:200]}); see Recipe"
+            ) from err
 
 
 def make_recipe(
@@ -122,4 +124,4 @@ def _is_finite(value: Any) -> bool:
 
 def _check(ok: bool, field: str, value: Any, remedy: str) -> None:
     if not ok:
-        raise RecipeError(f"recipe: {field} = {value!r} is not valid; {remedy}")
+        raise RecipeError(f"recipe: {field} = {repr(value)[:200]} is not valid; {remedy}")

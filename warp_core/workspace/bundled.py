@@ -61,5 +61,5 @@ def _may_be_replaced(source: Path, out: Path) -> bool:
 def _started(run: Path) -> float:
     try:
         return float(json.loads((run / "run.json").read_text(encoding="utf-8"))["started"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise WorkspaceError(f"{run} is not a run: its run.json cannot be read ({error})") from error

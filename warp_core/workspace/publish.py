@@ -115,7 +115,7 @@ def check_manifest(folder: Path) -> list[str]:
     try:
         files = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))["files"]
         wanted = {str(name): (str(entry["sha256"]), int(entry["size_bytes"])) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as err:
         raise WorkspaceError(
             f"{folder / MANIFEST_NAME}: no readable manifest ({err}); publish the folder again"
         ) from err

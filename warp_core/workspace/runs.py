@@ -92,7 +92,9 @@ class RunFolder:
         try:
             about = json.loads(self.about_file.read_text(encoding="utf-8"))
             newer = int(about["format"]) > FORMAT
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not newer:
+                _require_sound(about)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise WorkspaceError(f"{self.path} is not a run: its run.json cannot be read ({error})") from error
         if newer:
             raise WorkspaceError(f"{self.path} was made by a newer version: update warp-core")
@@ -133,7 +135,7 @@ class RunFolder:
         except Timeout:
             try:
                 return int(json.loads(self._process_file.read_text(encoding="utf-8"))["pid"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 return None  # it holds the lock and has not said who it is yet
         except OSError:
             return None  # a read-only folder is not trained in
@@ -144,6 +146,16 @@ class RunFolder:
 
     def _lock(self, *, timeout_s: float) -> FileLock:
         return FileLock(self.path / LOCK_NAME, timeout=timeout_s, thread_local=False)
+
+
+def _require_sound(about: dict[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError where a field is not what was written."""
+    if not all(isinstance(about["sft"][name], str) for name in ("id", "name")):
+        raise ValueError("sft is damaged")
+    for name, limit in (("started", 1e12), ("threads", 1e5)):
+        value = about.get(name, 1)
+        if not isinstance(value, int | float) or not 0 < value < limit:
+            raise ValueError(f"{name} is damaged")
 
 
 def open_run(path: Path) -> RunFolder:

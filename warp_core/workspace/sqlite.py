@@ -9,7 +9,6 @@ Write-ahead log, synchronous FULL: what a transaction wrote is on the disk when 
 processes open their own. Not for network file systems, where locks are not to be trusted.
 """
 
-import json
 import shutil
 import sqlite3
 import tempfile
@@ -92,7 +91,9 @@ class Database:
                 yield
         except sqlite3.OperationalError as err:
             raise WorkspaceError(f"{self.path}: {_advice(str(err))}") from err
-        except (sqlite3.DatabaseError, json.JSONDecodeError) as err:
+        except WorkspaceError:
+            raise
+        except (sqlite3.DatabaseError, ValueError, RecursionError) as err:  # the last two: JSON that is none
             raise WorkspaceError(
                 f"{self.path}: damaged, or no {self.layout.name} ({err}); {self.layout.if_damaged}"
             ) from err
