@@ -1,0 +1,347 @@
+"""Attack: every file system call of a publication, a training, a merge and the results store is killed or fails once.
+
+`strace --inject` hits one call after the other; a dry run has counted those that touch the target.
+"""
+
+import re
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hostile import crash_operations as operations
+from hostile.crash_child import Child, Ended, leftovers, start
+from hostile.outcomes import Outcome, Tally
+from tests.tiny import make_adapter, make_model, make_policies
+from tests.training.runs import metrics, stored_points, tiny_config, trained_bytes
+from warp_core.training.config import config_to_mapping
+from warp_core.workspace.publish import check_manifest
+from warp_core.workspace.store import ResultsStore
+
+CALLS = (
+    *("fsync", "fdatasync", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "chmod", "fchmod", "fchmodat"),
+    *("unlink", "unlinkat", "rmdir", "open", "openat", "creat", "write", "writev", "pwrite64"),
+    *("ftruncate", "truncate", "fallocate", "link", "linkat", "symlink"),
+)
+FAULTS = {"SIGKILL": "signal=KILL", "ENOSPC": "error=ENOSPC", "EIO": "error=EIO"}
+KEPT = 22
+"""So many calls of an operation are hit, spread over all that it makes."""
+ROWS = 2
+_LINE = re.compile(r"^(?P<pid>\d+) +(?P<name>\w+)\((?P<rest>.*)$")
+_READS = ("open", "openat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """What is interrupted in a folder.
+
+    Attributes:
+        before: makes the folder as it is before.
+        arguments: of the function, after the folder.
+        fault: what is wrong with the folder after a fault, or at the end (`at_end`); "" where nothing is.
+    """
+
+    name: str
+    promise: str
+    function: Callable[..., Any]
+    before: Callable[[Path], None]
+    arguments: Callable[[Path], Sequence[Any]]
+    fault: Callable[[Path, bool], str]
+    kept: int = KEPT
+
+
+@dataclass
+class Call:
+    """A system call that touches the target: its name, and the how-manieth of that name in its thread."""
+
+    name: str
+    number: int
+    text: str = field(repr=False)
+
+
+def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
+    """Hit each operation at each call with each fault."""
+    for operation in _operations(place / "inputs"):
+        yield _interrupted(place / operation.name.replace(" ", "-"), operation, quick=quick)
+
+
+def _interrupted(place: Path, operation: Operation, *, quick: bool) -> Outcome:
+    tally = Tally(
+        f"{operation.name}, a fault at each system call",
+        promise=operation.promise,
+        holds="whole or absent, acknowledged rows are there, one line is said, the next try succeeds, nothing is left",
+    )
+    place.mkdir(parents=True)
+    calls = _counted(place, operation)
+    total, kept = len(calls), 2 if quick else operation.kept
+    chosen = [calls[index * total // kept] for index in range(kept)] if total > kept else calls
+    missed = 0
+    for number, call in enumerate(chosen):
+        for order, (name, fault) in enumerate(FAULTS.items()):
+            if quick and (number + order) % 2:
+                continue
+            folder = place / f"{number}-{name}"
+            label = f"{name} at {call.name} {call.number} ({call.text[:80]})"
+            operation.before(folder)
+            ended, log = _traced(operation, folder, [call.name], f"inject={call.name}:{fault}:when={call.number}")
+            if not (ended.code == -9 if name == "SIGKILL" else "(INJECTED)" in log):
+                missed += 1
+            problems = _problems(operation, folder, ended, killed=name == "SIGKILL")
+            tally.check(not problems, f"{label}: {'; '.join(problems)}")
+            shutil.rmtree(folder, ignore_errors=True)
+    tally.check(bool(calls) and missed <= len(chosen) // 4, f"{missed} faults of {3 * len(chosen)} did not come")
+    return tally.outcome(f"{total} calls, {len(chosen)} of them hit, {missed} faults did not come")
+
+
+def _problems(operation: Operation, folder: Path, ended: Ended, *, killed: bool) -> list[str]:
+    problems = []
+    if not (killed and ended.code == -9) and ended.fault:
+        problems.append(ended.fault)
+    if fault := operation.fault(folder, ended.is_done):
+        problems.append(f"afterwards: {fault}")
+    again = start(operation.function, str(folder), *operation.arguments(folder), base=folder / "again").ended()
+    if not again.is_done:
+        problems.append(f"the next try: {again.code} {again.error} {again.err[-200:]}")
+    elif fault := operation.fault(folder, True):
+        problems.append(f"after the next try: {fault}")
+    if rest := leftovers(folder):
+        problems.append(f"left: {rest}")
+    return problems
+
+
+def _counted(place: Path, operation: Operation) -> list[Call]:
+    """The calls that touch the target, of an undisturbed run."""
+    folder = place / "dry"
+    operation.before(folder)
+    ended, log = _traced(operation, folder, CALLS, f"trace={','.join(f'?{name}' for name in CALLS)}")
+    if not ended.is_done:
+        raise RuntimeError(f"{operation.name} without a fault: {ended}")
+    seen: dict[tuple[str, str], int] = {}
+    calls = []
+    for line in log.splitlines():
+        if (match := _LINE.match(line)) is None:
+            continue
+        key = match["pid"], match["name"]
+        seen[key] = seen.get(key, 0) + 1
+        reads = match["name"] in _READS and not re.search(r"O_WRONLY|O_RDWR|O_CREAT", match["rest"])
+        if str(folder / "target") in match["rest"] and not reads:
+            text = match["rest"].replace(str(folder / "target"), "")
+            calls.append(Call(match["name"], seen[key], text))
+    shutil.rmtree(folder)
+    if not calls:
+        raise RuntimeError(f"{operation.name}: strace saw no call that touches the target")
+    return calls
+
+
+def _traced(operation: Operation, folder: Path, names: Sequence[str], expression: str) -> tuple[Ended, str]:
+    """Run an operation under strace."""
+    log = folder / "strace.log"
+    child = start(
+        operation.function,
+        str(folder),
+        *operation.arguments(folder),
+        base=folder / "child",
+        traced=True,
+    )
+    tracer = None
+    try:
+        traced = ["-e", f"trace={','.join(f'?{name}' for name in names)}", "-e", expression]
+        tracer = subprocess.Popen(
+            [_strace(), "-f", "-qq", "-y", "-s", "0", *traced, "-o", str(log), "-p", str(child.pid)],
+            stderr=subprocess.PIPE,
+        )
+        _require_attached(tracer, child)
+        ended = child.ended()
+        with suppress(subprocess.TimeoutExpired):
+            tracer.wait(10)
+    finally:
+        child.kill()
+        if tracer is not None:
+            tracer.kill()
+            tracer.wait()
+            assert tracer.stderr is not None
+            tracer.stderr.close()
+    return ended, log.read_text(encoding="utf-8", errors="replace")
+
+
+def _require_attached(tracer: "subprocess.Popen[bytes]", child: Child) -> None:
+    """Raise RuntimeError where strace ends at once without having attached itself."""
+    time.sleep(0.02)
+    if tracer.poll() and child.process.is_alive():
+        assert tracer.stderr is not None
+        raise RuntimeError(f"strace cannot trace here: {tracer.stderr.read().decode(errors='replace').strip()}")
+
+
+def _strace() -> str:
+    if (found := shutil.which("strace")) is None:
+        raise RuntimeError("strace is not installed: `apt-get install strace`")
+    return found
+
+
+def _operations(inputs: Path) -> list[Operation]:
+    inputs.mkdir(parents=True)
+    init = make_model("llama", inputs / "init")
+    policies = [str(path) for path in make_policies(init, inputs, num=2)]
+    adapters = [str(make_adapter(init, inputs / f"adapter-{seed}", seed=seed)) for seed in (1, 2)]
+    mapping = config_to_mapping(tiny_config(inputs, init, training={"steps": 2, "evaluate_every": 2}))
+    return [
+        _publication(),
+        _state(inputs),
+        _training(inputs, mapping),
+        _export(inputs, "export of a full model", str(init), policies, "full"),
+        _export(inputs, "export of an adapter", str(init), adapters, "adapter"),
+        _results(),
+    ]
+
+
+def _publication() -> Operation:
+    def before(folder: Path) -> None:
+        operations.publish(str(folder / "target"), "old")
+
+    def fault(folder: Path, at_end: bool) -> str:
+        out = folder / "target" / "out"
+        if not out.exists():
+            return "gone" if at_end else ""
+        found = (out / "b").read_text(encoding="utf-8")
+        return "; ".join(check_manifest(out)) or ("" if found in (("new",) if at_end else ("old", "new")) else found)
+
+    return Operation(
+        name="replacing a folder",
+        promise="P1",
+        function=_in_target(operations.publish),
+        before=before,
+        arguments=lambda folder: ["new"],
+        fault=fault,
+        kept=99,
+    )
+
+
+class _in_target:  # noqa: N801 - a function that can be pickled
+    """The function with the folder `target` in the place of the folder."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, folder: str, *arguments: Any) -> Any:
+        return self._function(str(Path(folder) / "target"), *arguments)
+
+
+def _state(inputs: Path) -> Operation:
+    whole = {}
+    for step in (1, 2):
+        operations.save(str(inputs / f"state-{step}"), step)
+        whole[step] = operations.digests(inputs / f"state-{step}" / "out")
+
+    def fault(folder: Path, at_end: bool) -> str:
+        out = folder / "target" / "out"
+        if not out.exists():
+            return "gone" if at_end else ""
+        return (
+            "" if operations.digests(out) in ([whole[2]] if at_end else list(whole.values())) else "neither old nor new"
+        )
+
+    return Operation(
+        name="saving the state of a training",
+        promise="P1",
+        function=_in_target(operations.save),
+        before=lambda folder: operations.save(str(folder / "target"), 1),
+        arguments=lambda folder: [2],
+        fault=fault,
+    )
+
+
+def _training(inputs: Path, mapping: dict[str, Any]) -> Operation:
+    for name, stop in (("trained", 0), ("begun", 1)):
+        ended = start(operations.train, str(inputs / name), mapping, stop, base=inputs / f"{name}-child").ended()
+        if not ended.is_done:
+            raise RuntimeError(f"training without a fault: {ended}")
+    straight = inputs / "trained" / "out"
+    expected = trained_bytes(straight), metrics(straight), stored_points(straight)
+
+    def before(folder: Path) -> None:
+        shutil.copytree(inputs / "begun", folder / "target")
+
+    def fault(folder: Path, at_end: bool) -> str:
+        out = folder / "target" / "out"
+        checkpoint = out / "iteration-1" / "policy-1" / "checkpoint" / "adapter_model.safetensors"
+        if checkpoint.parent.exists() and checkpoint.read_bytes() != expected[0][str(checkpoint.relative_to(out))]:
+            return "the checkpoint differs"
+        if at_end and (trained_bytes(out), metrics(out), stored_points(out)) != expected:
+            return "weights, metrics or points are not those of an undisturbed run"
+        return ""
+
+    return Operation(
+        name="a training step and its checkpoint",
+        promise="P1, P2",
+        function=_in_target(operations.train),
+        before=before,
+        arguments=lambda folder: [mapping],
+        fault=fault,
+        kept=12,
+    )
+
+
+def _export(inputs: Path, name: str, init: str, policies: list[str], kind: str) -> Operation:
+    straight = inputs / kind
+    ended = start(operations.merge, str(straight), init, policies, kind, base=inputs / f"{kind}-child").ended()
+    if not ended.is_done:
+        raise RuntimeError(f"{name} without a fault: {ended}")
+    expected = operations.digests(straight / "out")
+
+    def fault(folder: Path, at_end: bool) -> str:
+        out = folder / "target" / "out"
+        if not out.exists():
+            return "absent" if at_end else ""
+        found = operations.digests(out)
+        return "" if found == expected else f"differs in {sorted(dict(found.items() ^ expected.items()))}"
+
+    return Operation(
+        name=name,
+        promise="P1",
+        function=_in_target(_export_again),
+        before=lambda folder: (folder / "target").mkdir(parents=True),
+        arguments=lambda folder: [init, policies, kind],
+        fault=fault,
+        kept=12,
+    )
+
+
+def _export_again(folder: str, init: str, policies: list[str], kind: str) -> None:
+    """Export, unless that was done."""
+    if not (Path(folder) / "out").exists():
+        operations.merge(folder, init, policies, kind)
+
+
+def _results() -> Operation:
+    def fault(folder: Path, at_end: bool) -> str:
+        file = folder / "target" / "results.sqlite"
+        told = folder / "acknowledged"
+        promised = {f"w-{line}" for line in told.read_text(encoding="ascii").split()} if told.exists() else set()
+        if not file.exists():
+            return f"no store, {len(promised)} rows acknowledged" if promised else ""
+        with sqlite3.connect(file) as db:
+            said = db.execute("PRAGMA integrity_check").fetchall()
+        db.close()
+        if said != [("ok",)]:
+            return f"integrity_check: {said}"
+        with ResultsStore(file) as store:
+            keys = set(store.keys())
+            short = [key for key in keys if len(store.samples(key)) != operations.SAMPLES]
+        lost = promised - keys
+        missing = at_end and len(keys) != ROWS
+        return f"lost {sorted(lost)}, without samples {short}, {len(keys)} rows" if lost or short or missing else ""
+
+    return Operation(
+        name="the results store",
+        promise="P3",
+        function=_in_target(operations.put),
+        before=lambda folder: (folder / "target").mkdir(parents=True),
+        arguments=lambda folder: [str(folder / "acknowledged"), "w", ROWS],
+        fault=fault,
+        kept=22,
+    )
