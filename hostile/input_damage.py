@@ -33,7 +33,7 @@ def damaged_by_hand(whole: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _fields(whole: bytes) -> Iterator[tuple[str, bytes]]:
     """Every field of the object missing, given twice, and of each wrong type."""
-    document = json.loads(whole.splitlines()[0] if _is_lines(whole) else whole)
+    document = _parsed(whole) or _parsed(whole.splitlines()[0])
     if not isinstance(document, dict):
         return
     for name in document:
@@ -45,12 +45,11 @@ def _fields(whole: bytes) -> Iterator[tuple[str, bytes]]:
             yield f"{name} is {value[:20]}", marked.replace('"@@"', value).encode()
 
 
-def _is_lines(whole: bytes) -> bool:
+def _parsed(text: bytes) -> object:
     try:
-        json.loads(whole)
+        return json.loads(text)
     except ValueError:
-        return True
-    return False
+        return None
 
 
 def damaged_by_chance(whole: bytes, *, number: int, seed: int) -> Iterator[tuple[str, bytes]]:
@@ -59,7 +58,7 @@ def damaged_by_chance(whole: bytes, *, number: int, seed: int) -> Iterator[tuple
     text = whole.decode("utf-8")
     # Values only: what follows a colon, a bracket or a comma.
     values = [
-        found.span(1) for found in re.finditer(r'[:\[,]\s*("(?:[^"\\]|\\.)*"|-?[\d.eE+-]+|true|false|null)', text)
+        found.span(1) for found in re.finditer(r'[:=\[,]\s*("(?:[^"\\]|\\.)*"|-?[\d.eE+-]+|true|false|null)', text)
     ]
     for index in range(number):
         if values and chance.random() < 0.6:
