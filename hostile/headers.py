@@ -25,7 +25,7 @@ __all__ = ["attack", "cases"]
 SEED = 20260
 MUTATIONS, QUICK_MUTATIONS = 20_000, 600
 MOST_S = 2.0
-ANSWER_S = 30.0
+ANSWER_S = 60.0
 EXTRA_BYTES = 1_500_000_000
 NUMBERS = (
     "-1", "0", "1", "2", "7", "8", "9", "4096", "2147483648", "9223372036854775807", "9223372036854775808",
@@ -181,7 +181,7 @@ def _bases() -> list[bytes]:
 
 def _looked_at(path: Path, case: str, *, expected: str | None = None, tensors: bool = True) -> Found:
     """Read a file as the product does, and as the library does where ours reads it."""
-    began, problem, ours, read = time.perf_counter(), "", {}, False
+    began, problem, ours, read = time.process_time(), "", {}, False
     try:
         entries = read_header(path)
         if tensors:
@@ -194,7 +194,7 @@ def _looked_at(path: Path, case: str, *, expected: str | None = None, tensors: b
             problem = f"refused, but not in one line that names the file: {text[:200]!r}"
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     if expected is not None and read != (expected == "read") and not problem:
         problem = f"must be {expected}"
     if seconds > MOST_S and not problem:

@@ -131,7 +131,7 @@ def _fault_of(action: Callable[[], str]) -> str:
 
 def _refusal_fault(error: Exception, case: FolderCase, began: float) -> str:
     """What is wrong with a refusal; "" where nothing is."""
-    seconds, text = time.perf_counter() - began, str(error)
+    seconds, text = time.process_time() - began, str(error)
     if "\n" in text or len(text) > 1500:
         return f"not one line: {text[:300]!r}"
     if not case.is_named_in(text):
@@ -140,7 +140,7 @@ def _refusal_fault(error: Exception, case: FolderCase, began: float) -> str:
 
 
 def _open_fault(case: FolderCase, init: Path, folder: Path) -> str:
-    began = time.perf_counter()
+    began = time.process_time()
     start = open_checkpoint(init)
     try:
         opened = open_checkpoint(folder)
@@ -221,7 +221,7 @@ def _logits_fault(folder: Path, out: Path) -> str:
 
 
 def _adapter_fault(case: FolderCase, init: Path, folder: Path, *, alone: bool) -> str:
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         opened = open_checkpoint(folder, base=None if alone else init)
         require_mixable(open_checkpoint(init), [opened])
