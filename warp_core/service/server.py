@@ -30,7 +30,7 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _LONGEST = 300  # characters of a message about a request
 # Newer FastAPI can send traces of every request to a collector that the environment names; older ones ignore this.
 _NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
-_DOCUMENTED = {status: {"model": Failure} for status in (401, 403, 404, 413, 422, 500, 503)}
+_DOCUMENTED = {status: {"model": Failure} for status in (400, 401, 403, 404, 405, 413, 422, 500, 503)}
 
 
 def create_app(engine: Engine, *, token: str, hosts: Sequence[str] = ()) -> FastAPI:
