@@ -50,6 +50,12 @@ def test_memory_in_plain_words(error):
     assert (fault.is_users, fault.is_known) == (False, True)
 
 
+def test_a_file_that_is_gone_is_named():
+    fault = explain(FileNotFoundError(errno.ENOENT, "No such file or directory", "/runs/x"))
+    assert fault == Fault(message="/runs/x: No such file or directory: mend that and try again", is_users=True)
+    assert not explain(FileNotFoundError("a bug")).is_known
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), OSError(errno.EBADF, "Bad file"), SystemExit(3)])
 def test_anything_else_is_a_fault_of_ours(error):
     fault = explain(error, see="the lines above")

@@ -204,6 +204,14 @@ class TestSources:
         shutil.copyfile(made.policies[1] / "model.safetensors", policy / "model.safetensors")
         assert library.sources(selection, 1).policies[0].id != first.policies[0].id
 
+    def test_are_opened_again_when_a_configuration_changed(self, library, made, tmp_path):
+        init = shutil.copytree(made.init, tmp_path / "init")
+        selection = Selection(init=str(init), policies=(str(made.adapters[0]),), base=str(init))
+        first = library.sources(selection, 1)
+        config = json.loads((init / "config.json").read_text()) | {"rms_norm_eps": 0.5}
+        (init / "config.json").write_text(json.dumps(config))
+        assert library.sources(selection, 1).sft.id != first.sft.id
+
     def test_the_last_ones_stay_open(self, library, made, monkeypatch):
         monkeypatch.setattr(library_module, "_KEPT", 2)
         for iteration in (1, 2):

@@ -9,6 +9,7 @@ from warp_core.errors import UserError, WarpError
 __all__ = ["Fault", "explain"]
 
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+FILE_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ESTALE, errno.EIO)  # behind our back
 NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory (os error 12)", "std::bad_alloc")
 OUT_OF_MEMORY = "out of memory: choose a smaller model, fewer completions at once or a shorter length"
 
@@ -39,7 +40,8 @@ def explain(error: BaseException, *, see: str = "the lines in the log") -> Fault
         return Fault(message=OUT_OF_MEMORY)
     if isinstance(error, WarpError):
         return Fault(message=" ".join(str(error).split()), is_users=isinstance(error, UserError))
-    if isinstance(error, OSError) and error.errno in DISK_REFUSES:
+    named = isinstance(error, OSError) and error.filename is not None and error.errno in FILE_GONE
+    if isinstance(error, OSError) and (named or error.errno in DISK_REFUSES):
         return Fault(
             message=f"{error.filename or 'the disk'}: {error.strerror}: mend that and try again", is_users=True
         )

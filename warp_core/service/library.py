@@ -12,6 +12,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,7 +67,7 @@ class Library:
         self._extra = {path.absolute().name: path.absolute() for path in extra_runs if path.resolve() != shipped}
         self._opening = threading.Lock()
         self._loading = threading.Lock()
-        self._sources: dict[tuple[object, ...], Sources] = {}
+        self._sources: dict[tuple[object, ...], tuple[Sources, tuple[object, ...]]] = {}
         self._rewards: dict[tuple[str, ...], RewardSum] = {}
         self.memo = Memo()
 
@@ -144,13 +145,13 @@ class Library:
             known = self.opened(selection, iteration) or self._open(run, selection, iteration)
             # Replaced as a whole: `opened` reads it without waiting for an opening that takes long.
             rest = [item for item in self._sources.items() if item[0] != key]
-            self._sources = dict([*rest[1 - _KEPT :], (key, known)])
+            self._sources = dict([*rest[1 - _KEPT :], (key, (known, _settings_of(known)))])
         return known
 
     def opened(self, selection: Selection, iteration: int) -> Sources | None:
         """Return the checkpoints where `sources` has opened them before and they are the same; quick, opens nothing."""
-        known = self._sources.get(_key(self.run_of(selection), selection, iteration))
-        return known if known is not None and _is_unchanged(known) else None
+        known, settings = self._sources.get(_key(self.run_of(selection), selection, iteration), (None, ()))
+        return known if known is not None and _is_unchanged(known) and _settings_of(known) == settings else None
 
     def _open(self, run: RunFolder | None, selection: Selection, iteration: int) -> Sources:
         if run is not None:
@@ -275,6 +276,19 @@ def _prompts_file(run: RunFolder | None) -> str:
 def _key(run: RunFolder | None, selection: Selection, iteration: int) -> tuple[object, ...]:
     stamp = run.config_file.stat().st_mtime_ns if run else 0
     return (selection.model_dump_json(), iteration, stamp)
+
+
+def _settings_of(sources: Sources) -> tuple[object, ...]:
+    """Return what tells whether the configurations of checkpoints are the same: another one is another model."""
+    found: list[object] = []
+    for folder in sorted(
+        {one.path for each in (sources.sft, sources.init, *sources.policies) for one in (each, each.full)}
+    ):
+        for name in ("config.json", "adapter_config.json"):
+            with suppress(OSError):
+                status = (folder / name).stat()
+                found.append((folder, name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return tuple(found)
 
 
 def _is_unchanged(sources: Sources) -> bool:
