@@ -312,6 +312,16 @@ def test_a_full_disk_or_no_permission_is_the_users_to_mend(model, tmp_path, monk
     assert [row["step"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4]
 
 
+def test_a_run_that_vanishes_is_one_line_for_the_user(model, tmp_path):
+    config, out = tiny_config(tmp_path, model, training={"evaluate_every": 0}), tmp_path / "run"
+    with pytest.raises(WorkspaceError, match=r"metrics\.jsonl: cannot be written"):
+        train(config, out, hear=lambda progress: out.rename(tmp_path / "elsewhere"))
+    assert not out.exists()
+    (tmp_path / "elsewhere").rename(out)
+    train(config, out, resume=True)
+    assert [row["step"] for row in metrics(out)] == [1, 2, 3, 4]
+
+
 def test_the_fingerprint_is_of_what_decides_the_weights(model, tmp_path):
     config = tiny_config(tmp_path, model)
     same = [{"evaluation": {"etas": [0.5]}}, {"training": {"save_every": 7}}, {"evaluation": {"samples_per_prompt": 9}}]

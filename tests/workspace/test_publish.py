@@ -116,6 +116,29 @@ def test_a_full_disk_in_the_block_is_one_line_for_the_user(tmp_path: Path) -> No
     assert "\n" not in str(caught.value)
 
 
+class RustError(Exception):
+    """As safetensors raises: no OSError, the number of the system's error only in the text."""
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_what_a_library_says_of_a_failing_disk_is_one_line_for_the_user(tmp_path: Path, code: int) -> None:
+    with pytest.raises(WorkspaceError, match=rf"o: cannot be written \({os.strerror(code)}"):
+        attempt(tmp_path / "o", raiser(RustError(f"Error while serializing: I/O error: x (os error {code})")))
+    with pytest.raises(RustError):
+        attempt(tmp_path / "o", raiser(RustError("a header that is too large")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workspace_that_vanishes_in_the_block_is_one_line_for_the_user(tmp_path: Path) -> None:
+    def vanish(temp: Path) -> None:
+        shutil.rmtree(temp.parent)
+        (temp / "a").write_text("x")
+
+    with pytest.raises(WorkspaceError, match=r"cannot be written \(No such file"):
+        attempt(tmp_path / "home" / "o", vanish)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_output_that_exists_is_refused_before_the_block(tmp_path: Path) -> None:
     fill(tmp_path / "folder", OLD)
     (tmp_path / "file").write_text("x")

@@ -96,3 +96,17 @@ def test_a_file_that_is_no_store_is_refused_in_one_line(tmp_path):
     with pytest.raises(WorkspaceError, match="damaged, or no results store") as caught:
         Results(path)
     assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_made_in_the_place_of_a_folder_that_was_moved_away(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    store = Results(stored(home / "results.sqlite"))
+    home.rename(tmp_path / "elsewhere")
+    with pytest.raises(WorkspaceError, match="moved or removed; put it back"):
+        store.put_point("c", {"kind": "sft"})
+    assert not home.exists()
+    (tmp_path / "elsewhere").rename(home)
+    store.put_point("c", {"kind": "sft"})
+    assert len(store.list_points()) == 3
+    store.close()

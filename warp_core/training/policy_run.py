@@ -246,8 +246,12 @@ class _MetricsLog:
             row["evaluation"] = {
                 name: getattr(point, name) for name in ("reward", "reward_se", "kl", "kl_se", "length", "n")
             }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise WorkspaceError(f"{self.path}: cannot be written ({why}); mend that and resume the run") from error
 
 
 class _Gauge:

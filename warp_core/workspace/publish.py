@@ -27,7 +27,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from warp_core.errors import WorkspaceError
+from warp_core.errors import UserError, WorkspaceError
 from warp_core.workspace.hashing import sha256_file
 
 __all__ = [
@@ -45,7 +45,10 @@ MANIFEST_NAME = "manifest.json"
 _LOG = logging.getLogger(__name__)
 _LEFTOVER = re.compile(r"\.(?P<stem>.+)\.(?P<role>tmp|old)-(?P<pid>\d+)-[0-9a-f]{8}")
 _GRACE_S = 60.0  # an unlocked leftover of a live pid is ours to remove after this: containers reuse low pids
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+_NUMBER = re.compile(
+    r"\(os error (\d+)\)"
+)  # how safetensors and tokenizers, written in Rust, pass on what the disk says
 _SWAP_TRIES = 20
 
 
@@ -72,10 +75,10 @@ def publish_folder(out: Path, *, replace: bool = False, manifest: bool = False) 
     try:
         try:
             yield temp
-        except OSError as err:
-            if err.errno in _DISK_FULL:
-                raise _io_error(out, err) from err
-            raise
+        except Exception as err:
+            if isinstance(err, UserError) or (problem := _of_the_disk(err, temp)) is None:
+                raise
+            raise _io_error(out, problem) from err
         try:
             _seal(temp, manifest=manifest)
             old = _swap_in(temp, out, replace=replace)
@@ -182,6 +185,18 @@ def _refuse_taken(out: Path, *, replace: bool) -> None:
         raise WorkspaceError(f"{out} exists and is not a folder; choose another output folder")
     if any(out.iterdir()):
         raise WorkspaceError(f"{out} exists and is not empty; choose another output folder or remove it")
+
+
+def _of_the_disk(err: Exception, temp: Path) -> OSError | None:
+    """What the disk said, where it is to blame: full, failing, or the folder in the making is gone."""
+    if isinstance(err, OSError):
+        number = err.errno or 0
+    else:
+        found = _NUMBER.search(str(err))
+        number = int(found[1]) if found else 0
+    if number in _DISK_FAILS or (number and not temp.is_dir()):
+        return OSError(number, os.strerror(number))
+    return None
 
 
 def _io_error(out: Path, err: OSError) -> WorkspaceError:

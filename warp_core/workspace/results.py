@@ -25,6 +25,7 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._had_folder = path.parent.is_dir()
         self._store = ResultsStore(path, read_only=True) if path.exists() else None
         self._writable = False
 
@@ -47,6 +48,8 @@ class Results:
     def put_point(self, key: str, point: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] = ()) -> None:
         """Store a point durably. Raises WorkspaceError where the disk does not let us."""
         if self._store is None or not self._writable:
+            if self._had_folder and not self.path.parent.is_dir():  # nothing is made in its place: it may come back
+                raise WorkspaceError(f"{self.path}: its folder has been moved or removed; put it back and try again")
             # Opened before the other is closed: where the disk refuses, what is stored can still be read.
             writable = ResultsStore(self.path)
             self.close()

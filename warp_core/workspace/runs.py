@@ -22,7 +22,7 @@ RUN/
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,8 @@ class RunFolder:
                 try:
                     yield
                 finally:
-                    self._process_file.unlink(missing_ok=True)
+                    with suppress(OSError):  # what the disk has against it has been said, or it is gone
+                        self._process_file.unlink()
         except Timeout as error:
             raise WorkspaceError(f"{self.path} is being trained by another process: wait for it, or stop it") from error
 
