@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ CALLS = (
     *("ftruncate", "truncate", "fallocate", "link", "linkat", "symlink"),
 )
 FAULTS = {"SIGKILL": "signal=KILL", "ENOSPC": "error=ENOSPC", "EIO": "error=EIO"}
+AT_ONCE = 3
 KEPT = 22
 """So many calls of an operation are hit, spread over all that it makes."""
 ROWS = 2
@@ -80,22 +82,30 @@ def _interrupted(place: Path, operation: Operation, *, quick: bool) -> Outcome:
     calls = _counted(place, operation)
     total, kept = len(calls), 2 if quick else operation.kept
     chosen = [calls[index * total // kept] for index in range(kept)] if total > kept else calls
-    missed = 0
-    for number, call in enumerate(chosen):
-        for order, (name, fault) in enumerate(FAULTS.items()):
-            if quick and (number + order) % 2:
-                continue
-            folder = place / f"{number}-{name}"
-            label = f"{name} at {call.name} {call.number} ({call.text[:80]})"
-            operation.before(folder)
-            ended, log = _traced(operation, folder, [call.name], f"inject={call.name}:{fault}:when={call.number}")
-            if not (ended.code == -9 if name == "SIGKILL" else "(INJECTED)" in log):
-                missed += 1
-            problems = _problems(operation, folder, ended, killed=name == "SIGKILL")
-            tally.check(not problems, f"{label}: {'; '.join(problems)}")
-            shutil.rmtree(folder, ignore_errors=True)
-    tally.check(bool(calls) and missed <= len(chosen) // 4, f"{missed} faults of {3 * len(chosen)} did not come")
+    jobs = [
+        (number, call, name)
+        for number, call in enumerate(chosen)
+        for order, name in enumerate(FAULTS)
+        if not quick or (number + order) % 2 == 0
+    ]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(pool.map(lambda job: _hit(place, operation, *job), jobs))
+    for (_, call, name), (_, problems) in zip(jobs, found, strict=True):
+        tally.check(not problems, f"{name} at {call.name} {call.number} ({call.text[:80]}): {'; '.join(problems)}")
+    missed = sum(not came for came, _ in found)
+    tally.check(missed <= len(jobs) // 4, f"{missed} faults of {len(jobs)} did not come")
     return tally.outcome(f"{total} calls, {len(chosen)} of them hit, {missed} faults did not come")
+
+
+def _hit(place: Path, operation: Operation, number: int, call: Call, name: str) -> tuple[bool, list[str]]:
+    """Hit one call with one fault; whether the fault came, and what is wrong afterwards."""
+    folder = place / f"{number}-{name}"
+    operation.before(folder)
+    ended, log = _traced(operation, folder, [call.name], f"inject={call.name}:{FAULTS[name]}:when={call.number}")
+    came = ended.code == -9 if name == "SIGKILL" else "(INJECTED)" in log
+    problems = _problems(operation, folder, ended, killed=name == "SIGKILL")
+    shutil.rmtree(folder, ignore_errors=True)
+    return came, problems
 
 
 def _problems(operation: Operation, folder: Path, ended: Ended, *, killed: bool) -> list[str]:
