@@ -59,7 +59,7 @@ QUICK = (
     ("lora", "init/model.safetensors", "deleted", False),
     ("full", "init/config.json", "a folder in its place", False),
 )
-MANY = tuple(Place(eta=round(0.1 + number / 40, 3)) for number in range(16))
+MANY = tuple(0.1 + number / 20 for number in range(24))
 
 
 def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
@@ -266,7 +266,9 @@ class Case:
         """Damage while a measurement of many points goes on."""
         engine = self.site.engine
         mine = self.selection(self.models)
-        wanted = MeasureRequest(session="busy", selection=mine, places=MANY, num_prompts=32, reward=REWARD)
+        # Points that no other case has stored for the same content.
+        places = tuple(Place(eta=round(eta + self.site.count / 10_000, 4)) for eta in MANY)
+        wanted = MeasureRequest(session="busy", selection=mine, places=places, num_prompts=32, reward=REWARD)
         job = engine.submit(wanted)
         wait_for(lambda: engine.job(job.id).progress or engine.job(job.id).state.is_final, every_s=0.005)
         began = engine.job(job.id)
@@ -454,7 +456,7 @@ def _questions(engine: HttpEngine, name: str) -> dict[str, Callable[[], Any]]:
         "curves": lambda: engine.curves(name),
         "front": lambda: {point.key: point.metrics for point in engine.front(run).points},
         "geometry": lambda: engine.geometry(run, 1),
-        "prediction": lambda: engine.prediction(run, 1) is None,
+        "prediction": lambda: engine.prediction(run, 1),
         "prompts": lambda: engine.prompts(run),
         "votes": lambda: engine.votes(run),
         "preview": lambda: said_by(_done(engine, move(run, PLACE, session="run"))),
@@ -474,7 +476,10 @@ def _damaged_run(site: Site, name: str, folder: Path, file: str, damage: str) ->
     DAMAGES[damage](target, b"[]\n")
     names = (name, target.name)
     problems = []
-    engine.runs()
+    try:
+        engine.runs()
+    except WarpError as error:
+        problems.append(f"the list of runs: {error}")
     for what, ask in _questions(engine, name).items():
         try:
             answer = ask()

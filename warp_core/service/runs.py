@@ -122,6 +122,8 @@ class Runs:
 
     def _metrics(self, run: RunFolder, iteration: int, policy: int) -> list[Row]:
         file = run.policy(iteration, policy) / "metrics.jsonl"
+        if not file.is_file():  # a pipe in its place would be waited for
+            return []
         try:
             stat = file.stat()
         except OSError:
