@@ -70,7 +70,7 @@ def _schema(url: str, selections: list[dict[str, Any]], *, count: int) -> Outcom
         asker = Asker(client=client, selections=selections, tally=tally)
         document = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
         for found in document.get_all_operations():
-            operation = found.ok()
+            operation = found.ok()  # type: ignore[union-attr]
             for mode, share in ((GenerationMode.POSITIVE, 2), (GenerationMode.NEGATIVE, 1)):
                 limits = settings(
                     max_examples=max(1, count * share // 3),

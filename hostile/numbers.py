@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -125,9 +126,8 @@ def _training(place: Path, kind: str, dtype: str, *, quick: bool) -> Outcome:
     whole, rows = trained_bytes(folder / "straight"), metrics(folder / "straight")
     saved: dict[int, dict[str, bytes]] = {1: {}}
     for step in range(2, STEPS + 1):
-        left = iter(range(step - 2))
         with suppress(KeyboardInterrupt):
-            train(folder / f"stopped-{step}", should_stop=lambda left=left: next(left, None) is None)
+            train(folder / f"stopped-{step}", should_stop=_after(step - 1))
         saved[step] = trained_bytes(folder / f"stopped-{step}")
     for what, spoil in SPOILERS.items():
         for value in ("NaN",) if quick else VALUES:
@@ -152,6 +152,12 @@ def _training(place: Path, kind: str, dtype: str, *, quick: bool) -> Outcome:
                 tally.check(metrics(out) == rows, f"{seen}: other metrics after the resume")
                 shutil.rmtree(out)
     return tally.outcome()
+
+
+def _after(calls: int) -> Callable[[], bool]:
+    """A should_stop that says so from its `calls`-th question on."""
+    left = iter(range(calls - 1))
+    return lambda: next(left, None) is None
 
 
 def _spoiled(
@@ -386,7 +392,7 @@ def _recipes(place: Path, *, quick: bool) -> Outcome:
     base = tiny.make_model("llama", place / "base-recipes")
     folders = _folders(base, place / "recipes", CASES["random"], dtype=torch.float32, count=2)
     init, *policies = [open_checkpoint(folder) for folder in folders]
-    wrong: list[tuple[str, dict[str, object]]] = [
+    wrong: list[tuple[str, dict[str, Any]]] = [
         *(("eta", {"eta": eta}) for eta in (-1, -1e-9, 2.1, 1e30, math.nan, math.inf, -math.inf, "1", None, True)),
         *(("eta", {"eta": 10**400}) for _ in range(1)),
         *(
