@@ -171,10 +171,10 @@ def _damaged(target: Target, *, quick: bool) -> Iterator[Found]:
     whole = target.file.read_bytes()
     sound = target.read()
     by_hand = [*damaged_by_hand(whole), ("not there", None)]
-    chance = 4 if target.heavy else 12
+    chance = 2 if target.heavy else 5
     wanted = len(by_hand)
     if quick:
-        wanted = 4 if target.heavy else 20
+        wanted = 3 if target.heavy else 9
     elif target.heavy:
         wanted, chance = 100, 40
     else:
