@@ -112,16 +112,24 @@ def _problems(operation: Operation, folder: Path, ended: Ended, *, killed: bool)
     problems = []
     if not (killed and ended.code == -9) and ended.fault:
         problems.append(ended.fault)
-    if fault := operation.fault(folder, ended.is_done):
+    if fault := _fault(operation, folder, at_end=ended.is_done):
         problems.append(f"afterwards: {fault}")
     again = start(operation.function, str(folder), *operation.arguments(folder), base=folder / "again").ended()
     if not again.is_done:
         problems.append(f"the next try: {again.code} {again.error} {again.err[-200:]}")
-    elif fault := operation.fault(folder, True):
+    elif fault := _fault(operation, folder, at_end=True):
         problems.append(f"after the next try: {fault}")
     if rest := leftovers(folder):
         problems.append(f"left: {rest}")
     return problems
+
+
+def _fault(operation: Operation, folder: Path, *, at_end: bool) -> str:
+    """What is wrong with the folder; what cannot even be looked at is."""
+    try:
+        return operation.fault(folder, at_end)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _counted(place: Path, operation: Operation) -> list[Call]:
