@@ -224,6 +224,8 @@ def _hash(obj: Any) -> str:
 
 
 def _validated(cls: type[T], data: Mapping[str, Any]) -> T:
+    if not isinstance(data, Mapping):  # what a damaged store holds may be anything
+        raise WorkspaceError(f"a stored {cls.__name__.lower()} is not readable: it is no object; evaluate it again")
     try:
         return TypeAdapter(cls).validate_python(dict(data))
     except ValidationError as err:

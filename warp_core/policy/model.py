@@ -82,12 +82,24 @@ def load_policy(folder: Path, *, device: torch.device | None = None, dtype: torc
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+    ) as error:
         raise CheckpointError(f"cannot load a causal language model from {folder}: {_first_line(error)}") from error
     _require_complete(report, folder)
     model.requires_grad_(False)
     model.eval().to(device)
-    eos_ids = _end_tokens(model, tokenizer)
+    try:
+        eos_ids = _end_tokens(model, tokenizer)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{folder}: eos_token_id is no token: {_first_line(error)}") from error
     pad_id = pad_token_id(tokenizer)
     model.generation_config = GenerationConfig(eos_token_id=list(eos_ids) or None, pad_token_id=pad_id)
     parameters = inspect.signature(model.forward).parameters
@@ -119,7 +131,7 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def _check_index(folder: Path, weight_map: Mapping[str, str], table: Mapping[str
     for name, file in sorted(weight_map.items()):
         if name not in table or table[name].file.name != file:
             raise CheckpointError(
-                f"{folder / file}: tensor {name!r} of the index is missing there; get the model again"
+                f"{folder / file}: tensor {name[:120]!r} of the index is missing there; get the model again"
             )
     extra = sorted(table.keys() - weight_map.keys())
     if extra:

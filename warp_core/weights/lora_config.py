@@ -146,15 +146,16 @@ def _check_pattern(pattern: str) -> None:
 
 def _positive_int(value: Any) -> int:
     if type(value) is not int or not 1 <= value < 2**31:
-        raise ValueError(f"{str(value)[:40]} is not a positive whole number")
+        raise ValueError(f"{repr(value)[:40]} is not a positive whole number")
     return value
 
 
 def _finite(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{str(value)[:40]} is not a finite number")
+        raise ValueError(f"{repr(value)[:40]} is not a finite number")
     return float(value)
 
 
 def _refuse(path: Path, field: str, value: Any, why: str) -> None:
+    field = field if field.isprintable() and len(field) <= 80 else repr(field[:80])
     raise CheckpointError(f"{path}: {field} = {str(value)[:80]!r}: {why}; train a plain LoRA adapter or merge it first")
