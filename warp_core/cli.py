@@ -303,6 +303,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = build_parser().parse_args(argv)
     quiet_threads()
+    try:
+        os.getcwd()  # noqa: PTH109 - only whether there is one: MKL ends the process where there is none
+    except FileNotFoundError:
+        return _fail("the folder that you are in has been removed: `cd` to another one", 2)
     module, function = args.does.split(":")
     try:
         with _sigterm_interrupts(), _stdout_kept_free() as announce:
@@ -315,7 +319,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        return _fail("interrupted; what was done is kept", 130)
+        with _deaf():
+            return _fail("interrupted; what was done is kept", 130)
     except Exception as error:
         return _explain(error)
     code: int = answer.code
@@ -337,6 +342,19 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Hear no second Ctrl-C while the first one is answered: it would end in a trace."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

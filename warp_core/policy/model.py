@@ -80,7 +80,12 @@ def load_policy(folder: Path, *, device: torch.device | None = None, dtype: torc
     tokenizer = load_tokenizer(folder)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            disable_mmap=True,  # a mapped file that somebody truncates kills the process
+            output_loading_info=True,
         )
     except (
         OSError,

@@ -154,7 +154,13 @@ def load_classifier(
         config = AutoConfig.from_pretrained(folder, **safe)
         tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, config=config, dtype=chosen, use_safetensors=True, output_loading_info=True, **safe
+            folder,
+            config=config,
+            dtype=chosen,
+            use_safetensors=True,
+            disable_mmap=True,  # a mapped file that somebody truncates kills the process
+            output_loading_info=True,
+            **safe,
         )
     except Exception as error:  # transformers raises anything for a broken folder
         raise RewardError(

@@ -36,7 +36,7 @@ def write_study_svg(path: Path, panels: Sequence[Panel], *, title: str, caption:
     legend, foot = _legend(panels, top=60 + rows * _HIGH, width=width)
     lines = _wrapped(caption, width // 6)
     said = [
-        f'<text class="mild" x="16" y="{foot + _ROW * i}" style="font-size:11px">{escape(line)}</text>'
+        f'<text class="mild" x="16" y="{foot + _ROW * i}" style="font-size:11px">{escape(plain(line))}</text>'
         for i, line in enumerate(lines)
     ]
     height = foot + _ROW * len(lines)
@@ -69,9 +69,9 @@ def _panel(panel: Panel, *, left: int, top: int) -> str:
         parts.append(f'<path class="grid" d="M{x0} {y}H{x1}"/>')
         parts.append(f'<text class="mild" x="{x0 - 6}" y="{y + 4}" text-anchor="end">{tick:g}</text>')
     middle, up = (x0 + x1) / 2, (y0 + y1) / 2
-    parts.append(f'<text x="{middle}" y="{y0 + 36}" text-anchor="middle">{escape(panel.x_label)}</text>')
+    parts.append(f'<text x="{middle}" y="{y0 + 36}" text-anchor="middle">{escape(plain(panel.x_label))}</text>')
     turned = f"translate({left + 14} {up}) rotate(-90)"
-    parts.append(f'<text transform="{turned}" text-anchor="middle">{escape(panel.y_label)}</text>')
+    parts.append(f'<text transform="{turned}" text-anchor="middle">{escape(plain(panel.y_label))}</text>')
     for line in panel.lines:
         spots = [at(x, y) for x, y in zip(line.x, line.y, strict=True)]
         corners = " ".join(f"{x},{y}" for x, y in spots)

@@ -241,20 +241,26 @@ class Learner:
         """Return what a resume needs. The tensors are the live ones: save before the next step.
 
         Raises:
-            DivergedError: a weight is not finite, so that the last good state stays.
+            DivergedError: a weight, its EMA or a moment of Adam is not finite, so that the last good state stays.
         """
         masters = self.trainable.masters
-        for name, tensor in masters.items():
-            if not torch.isfinite(tensor).all():
-                raise DivergedError(f"step {self.steps_done}: weight {name} is not finite; the state before is kept")
         moments = {name: self.optimizer.state[tensor] for name, tensor in masters.items() if self.optimizer.state}
+        exp_avg = {name: moment["exp_avg"] for name, moment in moments.items()}
+        exp_avg_sq = {name: moment["exp_avg_sq"] for name, moment in moments.items()}
+        parts = {"weight": masters, "EMA of": self.ema, "exp_avg of": exp_avg, "exp_avg_sq of": exp_avg_sq}
+        for part, tensors in parts.items():
+            for name, tensor in tensors.items():
+                if not torch.isfinite(tensor).all():
+                    raise DivergedError(
+                        f"step {self.steps_done}: {part} {name} is not finite; the state before is kept"
+                    )
         return RunState(
             step=self.steps_done,
             fingerprint=fingerprint,
             masters=dict(masters),
             ema=self.ema,
-            exp_avg={name: moment["exp_avg"] for name, moment in moments.items()},
-            exp_avg_sq={name: moment["exp_avg_sq"] for name, moment in moments.items()},
+            exp_avg=exp_avg,
+            exp_avg_sq=exp_avg_sq,
         )
 
     @torch.no_grad()

@@ -65,6 +65,8 @@ def load_state(folder: Path, *, fingerprint: str) -> RunState | None:
             part, name = key.split("/", 1)
             parts[part][name] = tensor
         step, saved_as = int(str(header["step"])), header["fingerprint"]
+    except MemoryError:
+        raise
     except Exception as error:
         raise WorkspaceError(
             f"the saved state {folder} is damaged ({error}): remove it to start that run again"

@@ -34,11 +34,11 @@ _LARGE_BYTES = 50_000_000  # the hashes of smaller files, and what else is known
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A weight file: its name in the folder, its SHA-256, and its size and time of change when it was hashed."""
+    """A weight file: its name in the folder, its SHA-256, and what told it from others when it was hashed."""
 
     name: str
     sha256: str
-    stamp: tuple[int, int] = field(repr=False, compare=False)
+    stamp: tuple[int, ...] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,9 +207,10 @@ def require_unchanged(checkpoints: Iterable[Checkpoint]) -> None:
             require_unchanged([checkpoint.base])
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Size first. Copies keep the time of change of what they copy; they do not keep inode and ctime."""
     status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def require_mixable_dtype(entry: TensorEntry) -> None:

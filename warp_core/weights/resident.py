@@ -237,7 +237,11 @@ def _parameters_like(model: nn.Module, source: Checkpoint, *, pinned: bool) -> d
     dtypes = Counter(entry.dtype for entry in source.tensors.values() if entry.is_float)
     loader: Any = type(model)
     loaded = loader.from_pretrained(
-        source.path, dtype=dtypes.most_common(1)[0][0], local_files_only=True, use_safetensors=True
+        source.path,
+        dtype=dtypes.most_common(1)[0][0],
+        local_files_only=True,
+        use_safetensors=True,
+        disable_mmap=True,  # a mapped file that somebody truncates kills the process
     )
     live = dict(model.named_parameters())
     found = {name: parameter.detach() for name, parameter in loaded.named_parameters()}

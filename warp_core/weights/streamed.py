@@ -102,6 +102,7 @@ def merge_to_folder(
         write_model_files(folder, sources, dtype=target, kind=kind)
         write_recipe_file(folder, recipe, coefs, sources)
         write_card(folder, recipe, sources, kind=kind, base_name=base_name)
+        require_unchanged(sources)  # a file that changed while it was read gives a mix of two models
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         stem = "adapter_model" if kind == "adapter" else "model"
         num_params = sum(entry.numel for entry in weight_table(folder, stem=stem).values())

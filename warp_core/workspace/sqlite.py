@@ -25,6 +25,7 @@ __all__ = ["BUSY_S", "Database", "Layout"]
 
 BUSY_S = 30.0
 """How long a connection waits for another one that is writing."""
+_MADE_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +164,11 @@ class Database:
 
     def _check_schema(self, db: sqlite3.Connection) -> None:
         """Refuse a file that is not ours: other tables, another version, or code (triggers, views) in the schema."""
+        until = time.monotonic() + _MADE_WITHIN_S
+        while not (names := _objects_in(db)) and time.monotonic() < until:
+            time.sleep(0.01)  # another process is making it: the file is there before its tables are
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (application,) = db.execute("PRAGMA application_id").fetchone()
-        names = {tuple(row) for row in db.execute("SELECT type, name FROM sqlite_master WHERE sql IS NOT NULL")}
         layout = self.layout
         if application != layout.application_id or names != {("table", table) for table in layout.tables}:
             raise WorkspaceError(f"{self.path}: an SQLite file, but no {layout.name}; give another path")
@@ -199,6 +202,11 @@ class Database:
                 time.sleep(0.02)
             else:
                 return
+
+
+def _objects_in(db: sqlite3.Connection) -> set[tuple[str, str]]:
+    """Type and name of all tables, triggers and views."""
+    return {tuple(row) for row in db.execute("SELECT type, name FROM sqlite_master WHERE sql IS NOT NULL")}
 
 
 def _advice(message: str) -> str:
