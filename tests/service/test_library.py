@@ -195,6 +195,10 @@ class TestSources:
         assert library.sources(TINY, 1) is first
         file = library.run_folder("tiny").checkpoint(1, 1) / "adapter_model.safetensors"
         os.utime(file, ns=(1, 1))
+        assert library.opened(TINY, 1) is first, "it still holds the same"
+        raw = bytearray(file.read_bytes())
+        raw[-1] ^= 1
+        file.write_bytes(raw)
         assert library.opened(TINY, 1) is None
 
     def test_are_opened_again_when_a_file_changed(self, library, made, tmp_path):

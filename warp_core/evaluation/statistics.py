@@ -100,4 +100,7 @@ def _se(influence_G: NDArray[np.float64]) -> float | None:
     count = len(influence_G)
     if count < 2:
         return None
-    return math.sqrt(count / (count - 1) * float(influence_G @ influence_G))
+    # A power of two changes no digit, and squares of huge rewards do not overflow.
+    scale = math.ldexp(1.0, math.frexp(float(np.abs(influence_G).max()))[1])
+    scaled_G = influence_G / scale
+    return scale * math.sqrt(count / (count - 1) * float(scaled_G @ scaled_G))

@@ -34,9 +34,9 @@ def write_study_svg(path: Path, panels: Sequence[Panel], *, title: str, caption:
     ]
     width = max(1, columns) * _WIDE + 10
     legend, foot = _legend(panels, top=60 + rows * _HIGH, width=width)
-    lines = _wrapped(caption, width // 6)
+    lines = [plain(line) for line in _wrapped(caption, min(width // 6, 120))]
     said = [
-        f'<text class="mild" x="16" y="{foot + _ROW * i}" style="font-size:11px">{escape(plain(line))}</text>'
+        f'<text class="mild" x="16" y="{foot + _ROW * i}" style="font-size:11px">{escape(line)}</text>'
         for i, line in enumerate(lines)
     ]
     height = foot + _ROW * len(lines)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,10 +202,21 @@ def require_unchanged(checkpoints: Iterable[Checkpoint]) -> None:
     for checkpoint in checkpoints:
         for file in checkpoint.files:
             path = checkpoint.path / file.name
-            if not path.is_file() or _stamp(path) != file.stamp:
+            if not path.is_file() or not _is_still(path, file):
                 raise CheckpointError(f"{path}: the file changed after it was opened; open the checkpoint again")
         if checkpoint.base is not None:
             require_unchanged([checkpoint.base])
+
+
+def _is_still(path: Path, file: SourceFile) -> bool:
+    """Whether a file holds what was hashed. A link to it or other rights change its stamp: then it is hashed again."""
+    stamp = _stamp(path)
+    return stamp == file.stamp or (stamp[0] == file.stamp[0] and _hash_again(path, stamp) == file.sha256)
+
+
+@lru_cache(maxsize=256)
+def _hash_again(path: Path, _stamp_now: tuple[int, ...]) -> str:
+    return sha256_file(path)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
