@@ -1,6 +1,5 @@
 """Prompts: read a file, render each for the model (chat template or plain continuation), pad on the left."""
 
-import errno
 import hashlib
 import json
 import stat
@@ -79,6 +78,8 @@ def read_prompts(source: str) -> tuple[str, ...]:
     try:
         path = _built_in(source) if source in BUILT_IN_PROMPTS else Path(source).expanduser()
         text = _text_of(path)
+    except PromptError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         if isinstance(error, RuntimeError) or "\0" in source:  # ~someone who is not known here
@@ -118,9 +119,11 @@ def write_prompts(path: Path, prompts: Sequence[str]) -> None:
 def _text_of(path: Path) -> str:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) and not path.is_dir():  # a pipe would hang, a device never end
-        raise OSError(errno.EINVAL, "not a regular file")
+        raise PromptError(f"cannot read prompts from {str(path)[:200]!r} (not a regular file): give a text file")
     if status.st_size > _LARGEST_BYTES:
-        raise OSError(errno.EFBIG, f"larger than {_LARGEST_BYTES} bytes")
+        raise PromptError(
+            f"cannot read prompts from {str(path)[:200]!r} (larger than {_LARGEST_BYTES} bytes): give a smaller file"
+        )
     text = path.read_text(encoding="utf-8-sig")
     if "\0" in text:
         raise ValueError("NUL in a text file")

@@ -139,7 +139,7 @@ def _finite(value: object, *, index: int, name: str, completion: str) -> float:
         raise RewardError(f"reward {name!r} gave {value!r} to {where}: return a number")
     try:
         if isinstance(value, Complex) and not isinstance(value, Real):
-            raise TypeError("numpy would drop the imaginary part")
+            raise ValueError("numpy would drop the imaginary part")
         number = float(value)  # type: ignore[arg-type]
     except OverflowError:
         number = math.inf

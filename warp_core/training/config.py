@@ -328,6 +328,8 @@ def load_config(path: Path | None, *, overrides: Sequence[str] = ()) -> WarpConf
     if path is not None:
         try:
             mapping = tomllib.loads(_text_of(path))
+        except ConfigError:
+            raise
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the configuration {path}: {error}") from error
         except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number of 5000 digits, for one
@@ -339,11 +341,11 @@ def load_config(path: Path | None, *, overrides: Sequence[str] = ()) -> WarpConf
 
 def _text_of(path: Path) -> str:
     if path.is_fifo():
-        raise OSError("a pipe, which would hang")
+        raise ConfigError(f"cannot read the configuration {path}: it is a pipe, which would hang")
     with path.open("rb") as file:
         raw = file.read(LARGEST_BYTES + 1)  # and no further: a device may have no end
     if len(raw) > LARGEST_BYTES:
-        raise OSError(f"larger than {LARGEST_BYTES} bytes")
+        raise ConfigError(f"cannot read the configuration {path}: it is larger than {LARGEST_BYTES} bytes")
     return io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig").read()  # line ends of every system
 
 
