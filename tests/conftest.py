@@ -33,11 +33,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    browser = Path(__file__).parent / "browser"
+    reruns = {Path(__file__).parent / "browser": 2, Path(__file__).parent / "hostile": 1}
     for item in items:
-        if item.path.is_relative_to(browser):
-            # A browser on a busy machine misses a deadline now and then; pytest's summary names what ran again.
-            item.add_marker(pytest.mark.flaky(reruns=2))
+        for folder, count in reruns.items():
+            if item.path.is_relative_to(folder):
+                # A real process on a busy machine misses a deadline now and then; pytest's summary names what ran again.
+                item.add_marker(pytest.mark.flaky(reruns=count))
     if config.getoption("--run-slow"):
         return
     skip = pytest.mark.skip(reason="slow: run with --run-slow")
