@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for folder, count in reruns.items():
             if item.path.is_relative_to(folder):
-                # A real process on a busy machine misses a deadline now and then; pytest's summary names what ran again.
+                # On a busy machine a deadline is missed now and then; pytest's summary names what ran again.
                 item.add_marker(pytest.mark.flaky(reruns=count))
     if config.getoption("--run-slow"):
         return
