@@ -18,7 +18,17 @@ from bench.running import ROOT, Outcome
 from bench.settings import Settings
 from bench.table import table_of
 
-__all__ = ["Document", "begin_document", "newest", "pages", "read_document", "with_outcome", "write_document"]
+__all__ = [
+    "Document",
+    "begin_document",
+    "commit_here",
+    "newest",
+    "pages",
+    "read_document",
+    "with_outcome",
+    "with_part",
+    "write_document",
+]
 
 RESULTS = ROOT / "bench" / "results"
 README = ROOT / "bench" / "README.md"
@@ -63,7 +73,7 @@ def begin_document(settings: Settings) -> Document:
     versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
     return Document(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=_commit(),
+        commit=commit_here(),
         machine=_machine(),
         versions=versions | _peer_versions(settings.peer_python),
         quick=settings.quick,
@@ -109,11 +119,14 @@ def pages(document: Document) -> dict[Path, str]:
     """
     aimed = replace(document, rows=[row for row in document.rows if row.aim])
     drawn = f"\n{PICTURE}\n" if any(row.bench == "scale" for row in document.rows) else ""
-    return {README: _with_part(README, summary(document) + drawn), PERFORMANCE: _with_part(PERFORMANCE, summary(aimed))}
+    return {README: with_part(README, summary(document) + drawn), PERFORMANCE: with_part(PERFORMANCE, summary(aimed))}
 
 
-def _with_part(path: Path, body: str) -> str:
-    """The text of a page with `body` between its markers."""
+def with_part(path: Path, body: str) -> str:
+    """Return the text of a page with `body` between its markers.
+
+    Raises ValueError where they are missing.
+    """
     before, found_begin, rest = path.read_text(encoding="ascii").partition(BEGIN)
     _, found_end, after = rest.partition(END)
     if not found_begin or not found_end:
@@ -154,7 +167,9 @@ def _processor() -> str:
     return f"{name[1] if name else platform.machine()} ({', '.join(sorted(flags)) or platform.machine()})"
 
 
-def _commit() -> str:
+def commit_here() -> str:
+    """Return the commit of the project, with `+` where files differ from it; empty outside git."""
+
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         return done.stdout.strip()

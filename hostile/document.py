@@ -1,17 +1,17 @@
 """The outcomes of a run as a dated JSON document, and as the table of docs/reliability.md."""
 
-import json
 import os
 import platform
 import re
-import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench.document import commit_here, with_part
 from hostile.outcomes import Outcome
+from warp_core.workspace.publish import write_json_atomic
 
 __all__ = ["PAGE", "RESULTS", "ROOT", "Document", "Ran", "begin_document", "publish", "table_of", "write_document"]
 
@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "hostile" / "results"
 PAGE = ROOT / "docs" / "reliability.md"
 PACKAGES = ("torch", "transformers", "safetensors", "streamlit")
-BEGIN, END = "<!-- begin:results -->\n", "<!-- end:results -->"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ def begin_document(*, quick: bool) -> Document:
     """Return a document without outcomes, about this machine and now."""
     return Document(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=_commit(),
+        commit=commit_here(),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         versions={"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
         quick=quick,
@@ -65,18 +64,13 @@ def write_document(path: Path, document: Document) -> None:
     values: dict[str, Any] = vars(document) | {
         "attacks": [vars(ran) | {"outcomes": [one.to_json() for one in ran.outcomes]} for ran in document.attacks]
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="ascii")
-    temporary.replace(path)
+    write_json_atomic(path, values)
 
 
 def publish(document: Document) -> None:
     """Keep a whole run: its dated JSON and its table in docs/reliability.md."""
     write_document(RESULTS / f"{document.date[:10]}.json", document)
-    before, _, rest = PAGE.read_text(encoding="ascii").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}{table_of(document)}{END}{after}", encoding="ascii")
+    PAGE.write_text(with_part(PAGE, table_of(document)), encoding="ascii")
 
 
 def table_of(document: Document) -> str:
@@ -106,13 +100,3 @@ def table_of(document: Document) -> str:
 
 def _cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|").encode("ascii", "backslashreplace").decode()
-
-
-def _commit() -> str:
-    git = ["git", "-C", str(ROOT)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
