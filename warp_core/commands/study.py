@@ -29,6 +29,8 @@ from warp_core.workspace.publish import write_text_atomic
 
 __all__ = ["study"]
 
+_LOOK_EVERY_S = 2.0
+
 
 def study(args: Namespace) -> Answer:
     """Run studies as far as the budget goes, then write what there is."""
@@ -101,25 +103,40 @@ class _Sitting:
 
 
 def _work(studies: Sequence[Study], lab: Lab, sitting: _Sitting) -> None:
-    """Do what is missing: all studies for the first seed, then for the next."""
-    for seed in lab.scale.seeds:
-        for one in studies:
-            config = one.measured(lab.scale, seed)
-            done = 0
-            for piece in lab.pieces(one.curves(lab.scale, seed), config):
+    """Do what is missing: all studies for the first seed, then for the next. What others are at is left to them."""
+    while True:
+        done = elsewhere = 0
+        for seed in lab.scale.seeds:
+            for one in studies:
+                finished, busy = _work_on(one, seed, lab, sitting)
                 if sitting.is_over():
                     return
-                try:
-                    lab.do(piece, config)
-                except KeyboardInterrupt:
-                    if sitting.is_over():
-                        return  # the training has saved its state
-                    raise
-                done += 1
-                if piece.kind == "run":
-                    say(f"{one.name}, seed {seed}: a run is finished")
-            if done:
-                say(f"{one.name}, seed {seed}: complete ({done} pieces of work)")
+                done, elsewhere = done + finished, elsewhere + busy
+                if finished and not busy:
+                    say(f"{one.name}, seed {seed}: complete")
+        if not elsewhere:
+            return
+        if not done:
+            time.sleep(_LOOK_EVERY_S)
+
+
+def _work_on(one: Study, seed: int, lab: Lab, sitting: _Sitting) -> tuple[int, int]:
+    """Do what is missing of a study for a seed; return how many pieces were done, and how many are left to others."""
+    config = one.measured(lab.scale, seed)
+    done = busy = 0
+    for piece in lab.pieces(one.curves(lab.scale, seed), config):
+        if sitting.is_over():
+            break
+        try:
+            mine = lab.do(piece, config)
+        except KeyboardInterrupt:
+            if sitting.is_over():
+                break  # the training has saved its state
+            raise
+        done, busy = done + mine, busy + (not mine)
+        if mine and piece.kind == "run":
+            say(f"{one.name}, seed {seed}: a run is finished")
+    return done, busy
 
 
 def _write(one: Study, lab: Lab, out: Path) -> dict[str, Any]:

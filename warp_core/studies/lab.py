@@ -1,10 +1,13 @@
 """Trains and measures what a study describes and does not have yet, one piece at a time, until told to stop.
 
     WORKSPACE/studies/results.sqlite     points and their samples, the second judge's scores, likelihoods of texts
+    WORKSPACE/studies/locks/HASH         held by the process that does a piece
 
-Everything is stored under what it is the answer to, so studies share it and an interrupted one goes on where it was.
+Everything is stored under what it is the answer to, so studies share it, an interrupted one goes on where it was, and
+several processes share the work.
 """
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from warp_core.evaluation.points import Evaluation, Point, Sample
 from warp_core.evaluation.sweep import Ask, Sweep
@@ -89,6 +93,7 @@ class Lab:
 
     def pieces(self, curves: Sequence[Curve], config: WarpConfig) -> Iterator[Piece]:
         """Yield what is missing for some curves, in the order in which it can be done."""
+        self._known.clear()  # another process may have judged since what this one has measured
         seen: set[tuple[Kind, Any]] = set()
 
         def new(kind: Kind, what: Any) -> bool:
@@ -110,17 +115,58 @@ class Lab:
                 if curve.texts and (found is None or found.text is None) and new("text", model):
                     yield Piece(kind="text", model=model)
 
-    def do(self, piece: Piece, config: WarpConfig) -> None:
-        """Do one piece; `config` says how models are measured.
+    def do(self, piece: Piece, config: WarpConfig) -> bool:
+        """Do one piece, unless another process is at it; `config` says how models are measured.
+
+        Returns:
+            Whether it is done: False where another process does it, or something that it needs.
 
         Raises:
             KeyboardInterrupt: the training was told to stop; its state is saved.
         """
+        if not self._can_begin(piece, config):
+            return False
+        # The system frees the lock with the process, however that ends.
+        lock = FileLock(self._lock_file(piece, config))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        try:
+            if piece.rollout is not None:
+                self.trainings.finish(piece.rollout)
+            elif piece.model is not None and not self._is_known(piece.kind, piece.model, config):
+                {"point": self._measure, "judge": self._score, "text": self._read}[piece.kind](piece.model, config)
+                self._forget(piece.model, config)
+        finally:
+            lock.release()
+        return True
+
+    def _can_begin(self, piece: Piece, config: WarpConfig) -> bool:
         if piece.rollout is not None:
-            self.trainings.finish(piece.rollout)
-        elif piece.model is not None:
-            self._known.pop((piece.model, self._ask(config).evaluation.id), None)
-            {"point": self._measure, "judge": self._score, "text": self._read}[piece.kind](piece.model, config)
+            return all(self.trainings.is_done(before) for before in self.trainings.needed(piece.rollout)[:-1])
+        assert piece.model is not None
+        if piece.kind == "judge":
+            return self.found(piece.model, config) is not None
+        return all(self.trainings.is_done(stage.rollout) for stage in piece.model.policies)
+
+    def _lock_file(self, piece: Piece, config: WarpConfig) -> Path:
+        if piece.rollout is not None:
+            what = f"{self.trainings.folder(piece.rollout).path.name}:{piece.rollout.iteration}:{piece.rollout.policy}"
+        else:
+            assert piece.model is not None
+            what = f"{self._recipe(piece.model).id}:{self._ask(config).evaluation.id}"
+        folder = self.root / "locks"
+        folder.mkdir(exist_ok=True)
+        return folder / hashlib.sha256(f"{piece.kind}:{what}".encode()).hexdigest()[:16]
+
+    def _is_known(self, kind: Kind, model: Model, config: WarpConfig) -> bool:
+        self._forget(model, config)
+        found = self.found(model, config)
+        return found is not None and {"point": found.point, "judge": found.judge, "text": found.text}[kind] is not None
+
+    def _forget(self, model: Model, config: WarpConfig) -> None:
+        self._known.pop((model, self._ask(config).evaluation.id), None)
 
     def close(self) -> None:
         """Close the store."""

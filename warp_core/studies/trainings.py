@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from warp_core.studies.plan import Rollout, Stage, changed
 from warp_core.training.config import WarpConfig, config_to_mapping
@@ -95,12 +96,15 @@ class Trainings:
     def _train(self, rollout: Rollout) -> None:
         folder = self.folder(rollout)
         config = _own_config(rollout)
-        run = prepare_run(config, folder.path, resume=folder.about_file.exists())
-        config = run_config(run)
-        if rollout.iteration > 1:
-            self._take_over(run, rollout)
-            for iteration in range(1, rollout.iteration):
-                make_next_init(run, config, iteration)
+        # The policies of a later iteration share a folder, and may be trained by several processes.
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder.path}.lock"):
+            run = prepare_run(config, folder.path, resume=folder.about_file.exists())
+            config = run_config(run)
+            if rollout.iteration > 1:
+                self._take_over(run, rollout)
+                for iteration in range(1, rollout.iteration):
+                    make_next_init(run, config, iteration)
         if (rollout.iteration, rollout.policy) != (1, 1):
             # Trajectories are drawn of one run: every other would only fill the disk with checkpoints.
             config = changed(config, training={"keep_every": 0, "keep_ema": False})
