@@ -2,10 +2,13 @@
 
 import csv
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import pytest
+from filelock import FileLock
 
 from warp_core import cli
 from warp_core.commands import study as command
@@ -143,6 +146,58 @@ def test_a_study_that_is_stopped_says_so_and_goes_on_to_the_same_numbers(smoke, 
     whole = smoke.documents["slerp"]
     assert done["points"] == whole["points"]
     assert done["sentence"] == whole["sentence"]
+
+
+def test_two_processes_share_the_work_and_find_the_same_numbers(smoke, fresh):
+    command_line = [sys.executable, "-m", "warp_core", "study", "iterate", "--scale", "smoke", "--json", "--out"]
+    both = [
+        subprocess.Popen([*command_line, str(fresh / name)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for name in ("one", "other")
+    ]
+    said = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    steps = [line.split(":")[0] for _, err in said for line in err.splitlines() if "KL to the anchor" in line]
+    assert len(steps) == 2 * 4 + 2 * 2 == len(set(steps)), "no step is made twice"
+    whole = smoke.documents["iterate"]
+    for name, (out, _) in zip(("one", "other"), said, strict=True):
+        assert set(json.loads(out)["missing"].values()) == {0}
+        found = json.loads((fresh / name / "iterate" / "smoke.json").read_text())
+        assert found["sentence"] == whole["sentence"]
+        # The judge of other studies has seen some of the points there.
+        assert [point | {"judge": None} for point in found["points"]] == [
+            point | {"judge": None} for point in whole["points"]
+        ]
+
+
+def test_what_another_process_does_is_left_to_it(fresh):
+    scale, study = make_scale("smoke"), STUDIES["slerp"]
+    root = fresh / "workspace" / "studies"
+    lab, other = (
+        Lab(scale, root=root, device=pick_device(), trainings=Trainings(root / "runs", device=pick_device()))
+        for _ in range(2)
+    )
+    try:
+        config = study.measured(scale, 0)
+        pieces = list(lab.pieces(study.curves(scale, 0), config))
+        first, second = (piece for piece in pieces if piece.kind == "run")
+        point, judge = (next(piece for piece in pieces if piece.kind == kind) for kind in ("point", "judge"))
+        with FileLock(lab._lock_file(first, config)):
+            assert not other.do(first, config)
+            assert other.do(second, config)
+            assert not other.do(point, config), "its runs are not done"
+        assert other.do(first, config)
+        assert not other.do(judge, config), "there is nothing to judge yet"
+        assert lab.do(point, config)
+        with FileLock(lab._lock_file(point, config)):
+            assert not other.do(point, config)
+        assert other.do(point, config), "it is there already"
+        assert lab.found(point.model, config).judge is None
+        assert other.do(judge, config)
+        list(lab.pieces(study.curves(scale, 0), config))
+        assert lab.found(judge.model, config).judge, "what was known without is looked up again"
+    finally:
+        lab.close()
+        other.close()
 
 
 def test_seeds_are_run_in_order_and_count_when_begun(smoke, beside, monkeypatch, tmp_path):

@@ -46,7 +46,7 @@ def test_another_configuration_is_refused(tmp_path):
         load_state(tmp_path / "state", fingerprint="other")
 
 
-@pytest.mark.parametrize("fault", ["cut", "json", "gone", "keys", "tensors"])
+@pytest.mark.parametrize("fault", ["cut", "json", "gone", "keys", "tensors", "step", "other"])
 def test_damage_is_said(fault, tmp_path):
     folder = tmp_path / "state"
     save_state(folder, make_state())
@@ -59,6 +59,11 @@ def test_damage_is_said(fault, tmp_path):
         weights.unlink()
     elif fault == "keys":
         header.write_text(json.dumps({"step": 3}))
+    elif fault == "step":
+        header.write_text(json.dumps(json.loads(header.read_text()) | {"step": 9}))
+    elif fault == "other":
+        save_state(tmp_path / "later", make_state(8))
+        weights.write_bytes((tmp_path / "later" / "state.safetensors").read_bytes())
     else:
         from safetensors.torch import save_file
 

@@ -10,12 +10,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 
+from warp_core.errors import WorkspaceError
 from warp_core.studies.plan import Rollout, Stage, changed
 from warp_core.training.config import WarpConfig, config_to_mapping
 from warp_core.training.policy_run import Hear, fingerprint_of, train_policy
@@ -74,14 +76,18 @@ class Trainings:
         if self.is_done(rollout):
             return 0
         log = self.folder(rollout).policy(rollout.iteration, rollout.policy) / "metrics.jsonl"
-        done = len(log.read_text(encoding="utf-8").splitlines()) if log.exists() else 0
+        done = log.read_bytes().count(b"\n") if log.exists() else 0
         return max(0, rollout.steps - done)
 
     def seconds_per_step(self, rollout: Rollout) -> list[float]:
         """Return what the steps of a run have taken so far."""
         log = self.folder(rollout).policy(rollout.iteration, rollout.policy) / "metrics.jsonl"
-        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        return [sum(json.loads(line)["seconds"].values()) for line in lines if line.endswith("}")]
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        took = []
+        for line in lines:
+            with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):  # damaged, or cut short
+                took.append(float(sum(json.loads(line)["seconds"].values())))
+        return took
 
     def finish(self, rollout: Rollout) -> None:
         """Train what a run needs, and the run itself, from where they stand.
@@ -133,7 +139,13 @@ class Trainings:
         rollout = stage.rollout
         run, place = self.folder(rollout), (rollout.iteration, rollout.policy)
         # A run that reached its KL ceiling ends before its last step, and stays there.
-        last = int(json.loads((run.policy(*place) / "summary.json").read_text(encoding="utf-8"))["steps"])
+        summary = run.policy(*place) / "summary.json"
+        try:
+            last = int(json.loads(summary.read_text(encoding="utf-8"))["steps"])
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            raise WorkspaceError(
+                f"{summary} cannot be read ({error}): remove {run.path} to train that run again"
+            ) from error
         step = min(stage.step or last, last)
         path = run.checkpoint(*place) if step == last and not stage.ema else run.kept(*place, step, ema=stage.ema)
         return open_checkpoint(path, base=self.sft_folder(rollout.config))

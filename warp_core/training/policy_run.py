@@ -228,15 +228,16 @@ class _MetricsLog:
         self.path = path
         kept: list[str] = []
         self.ended: str | None = None
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        for line in lines[:steps_done]:
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError:
-                break  # the line that a crash cut short
-            if row["step"] > steps_done:
-                break
+                if row["step"] != len(kept) + 1:
+                    break
+                self.ended = row["ended"]
+            except (ValueError, LookupError, TypeError, RecursionError):
+                break  # the line that a crash cut short, or one that was damaged since
             kept.append(line)
-            self.ended = row["ended"]
         write_text_atomic(path, "".join(f"{line}\n" for line in kept))
 
     def write(self, record: StepRecord, point: Point | None, *, ended: str) -> None:

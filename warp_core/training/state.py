@@ -1,6 +1,7 @@
 """The resumable state of one RL run: masters, EMA and Adam in one safetensors file, the step in JSON. No pickle.
 
-No random state is saved: everything random is derived from the seed and the step.
+No random state is saved: everything random is derived from the seed and the step. Both files say which step they are
+of, so that neither can be changed without the other.
 """
 
 import json
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from warp_core.errors import WorkspaceError
@@ -42,11 +44,10 @@ def save_state(folder: Path, state: RunState) -> None:
         for name, tensor in getattr(state, part).items()
     }
     # Storage shared between two names is refused by safetensors; masters and EMA never share after step 0.
+    about = {"step": state.step, "fingerprint": state.fingerprint}
     with publish_folder(folder, replace=True) as out:
-        save_file(tensors, out / "state.safetensors")
-        (out / "state.json").write_text(
-            json.dumps({"format": 1, "step": state.step, "fingerprint": state.fingerprint}), encoding="utf-8"
-        )
+        save_file(tensors, out / "state.safetensors", metadata={name: str(value) for name, value in about.items()})
+        (out / "state.json").write_text(json.dumps({"format": 1} | about), encoding="utf-8")
 
 
 def load_state(folder: Path, *, fingerprint: str) -> RunState | None:
@@ -61,10 +62,15 @@ def load_state(folder: Path, *, fingerprint: str) -> RunState | None:
     try:
         header: Mapping[str, object] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         parts: dict[str, Tensors] = {part: {} for part in _PARTS}
+        with safe_open(folder / "state.safetensors", framework="pt") as file:
+            sealed = file.metadata()
         for key, tensor in load_file(folder / "state.safetensors").items():
             part, name = key.split("/", 1)
             parts[part][name] = tensor
         step, saved_as = int(str(header["step"])), header["fingerprint"]
+        # States of before 2026-11-23 have no metadata.
+        if sealed and sealed != {"step": str(step), "fingerprint": saved_as}:
+            raise ValueError(f"state.json and state.safetensors disagree: {step} and {sealed.get('step')} steps")
     except MemoryError:
         raise
     except Exception as error:

@@ -90,6 +90,7 @@ def _cached(
         return _from_json(known)
     adapted = policies[0].kind == "adapter"
     result = _adapter_grams(init, policies, progress) if adapted else _full_grams(init, policies, progress)
+    require_unchanged([init, *policies])  # what was replaced meanwhile would be kept under the ids of before
     if path is not None:
         with suppress(WorkspaceError):  # a cache that cannot be written costs time, never an answer
             write_sealed(path, _to_json(*result))
