@@ -113,6 +113,10 @@ class TestWordDifferences:
         text = "\u00c9t\u00e9  \u6620\u753b \U0001f3ac\u200d\ttab\r\n end"
         assert self.marked(words, text, text) == []
 
+    def test_texts_that_are_too_long_for_it_are_not_compared(self, words: Page):
+        line, lines = "<b>x</b>" * 12_500, "\n".join(f"{line} <i>" for line in range(5000))
+        assert words.evaluate("([a, b]) => panes.differences(a, b)", [line, lines]) is None
+
     def test_a_thousand_words_are_quick(self, words: Page):
         first, second = (" ".join(f"w{(i * k) % 97}" for i in range(1024)) for k in (3, 5))
         took = words.evaluate(

@@ -5,6 +5,7 @@ const STATES = {
   stopped: "stopped", error: "failed",
 };
 const OTHER = 0.8; // share of new words from which on a text counts as another one altogether
+const CELLS = 4e6; // of the table below: two texts of 2,000 words take some 50 ms
 const BUSY = new Set(["waiting", "merging", "sampling", "scoring"]);
 
 /** Split a text into words, runs of spaces and single signs, so that joining them gives the text again. */
@@ -12,12 +13,16 @@ export function pieces(text) {
   return text.match(/\s+|[\p{L}\p{N}\p{M}'_-]+|[^\s]/gu) || [];
 }
 
-/** Mark which words of `text` are not in the longest common subsequence with `reference`: [[piece, isNew], ...]. */
+/**
+ * Mark which words of `text` are not in the longest common subsequence with `reference`: [[piece, isNew], ...]; null
+ * where the two are too long for that.
+ */
 export function differences(reference, text) {
   const isWord = (piece) => !/^\s+$/.test(piece);
   const old = pieces(reference).filter(isWord);
   const all = pieces(text);
   const now = all.filter(isWord);
+  if ((old.length + 1) * (now.length + 1) > CELLS) return null;
   const width = now.length + 1;
   const length = new Uint16Array((old.length + 1) * width); // length[i, j]: of the LCS of old[i:] and now[j:]
   for (let i = old.length - 1; i >= 0; i--) {
@@ -76,31 +81,36 @@ function buildCompletion(body) {
   text.dir = "auto";
   text.setAttribute("role", "region");
   const foot = make("p", "foot", root);
-  return { root, text, foot, shown: null };
+  return { root, text, foot, shown: null, unmarked: [] };
 }
 
 /**
  * Draw a text, with marks where it differs from `reference` (null: no marks). Untouched while nothing has changed.
- * A text that has next to nothing in common with the other is not marked all over: `isOther` says so.
+ * A text that has next to nothing in common with the other is not marked all over, nor is one that is too long:
+ * `unmarked` says so under it.
  */
 function drawText(view, text, reference) {
   const shown = JSON.stringify([text, reference]);
   if (view.shown === shown) return;
   view.shown = shown;
   const found = reference === null ? [] : differences(reference, text);
-  const words = found.filter(([piece]) => piece.trim());
-  view.isOther = words.length > 0 && words.filter(([, isNew]) => isNew).length > OTHER * words.length;
-  if (reference === null || view.isOther) {
+  const words = (found || []).filter(([piece]) => piece.trim());
+  const isOther = words.length > 0 && words.filter(([, isNew]) => isNew).length > OTHER * words.length;
+  view.unmarked = found === null ? [["differences", "not marked, too long"]] : isOther ? [["differs", "throughout"]] : [];
+  if (reference === null || found === null || isOther) {
     view.text.textContent = text;
     return;
   }
-  const parts = document.createDocumentFragment();
-  let run = null;
+  const runs = [];
   for (const [piece, isNew] of found) {
-    if (!run || run.isNew !== isNew) {
-      run = { isNew, node: parts.appendChild(isNew ? document.createElement("mark") : document.createTextNode("")) };
-    }
-    run.node.textContent += piece;
+    if (!runs.length || runs[runs.length - 1].isNew !== isNew) runs.push({ isNew, pieces: [] });
+    runs[runs.length - 1].pieces.push(piece);
+  }
+  const parts = document.createDocumentFragment();
+  for (const run of runs) {
+    const node = run.isNew ? document.createElement("mark") : document.createTextNode("");
+    node.textContent = run.pieces.join("");
+    parts.appendChild(node);
   }
   view.text.replaceChildren(parts);
 }
@@ -111,8 +121,7 @@ function drawCompletion(view, completion, pane, reference, index) {
   view.root.classList.toggle("writing", writing);
   view.text.setAttribute("aria-label", `${pane.title}, completion ${index + 1}`);
   view.foot.replaceChildren();
-  const facts = view.isOther ? [...completion.facts, ["differs", "throughout"]] : completion.facts;
-  for (const [label, value] of facts) {
+  for (const [label, value] of [...completion.facts, ...view.unmarked]) {
     const fact = make("span", "fact", view.foot);
     make("span", "label", fact).textContent = label;
     make("span", "value", fact).textContent = value;
