@@ -48,7 +48,7 @@ bench:
 
 soak:
 	$(setup) requirements-dev.txt
-	@$(python) -m hostile $(ARGS) $(if $(QUICK),--quick) $(if $(SCRATCH),--scratch "$(SCRATCH)")
+	@$(python) -m hostile $(ARGS) $(if $(QUICK),--quick,--keep) $(if $(SCRATCH),--scratch "$(SCRATCH)")
 
 docs:
 	$(setup) requirements-dev.txt

@@ -1,9 +1,9 @@
 """Attack: `make soak`, or with an environment that is there already
 
-    .venv/bin/python -m hostile [NAME ...] [--quick] [--out FILE] [--scratch FOLDER]
+    .venv/bin/python -m hostile [NAME ...] [--quick | --keep] [--scratch FOLDER]
 
-Without names every attack runs, in the order of ATTACKS, each in a process of its own; a whole run writes its figures
-into docs/reliability.md. Outcomes are printed and kept as they come: an interrupted run keeps what it has found.
+Without names every attack runs, in the order of ATTACKS, each in a process of its own. Outcomes are printed as they
+come; --keep also writes those of each attack to hostile/results/NAME.json and into the table of docs/reliability.md.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from hostile.document import ROOT, Ran, begin_document, publish, write_document
+from hostile.document import PAGE, ROOT, Ran, keep, page, place_here, read_kept
 from hostile.outcomes import Outcome
 
 # name -> minutes after which an attack is taken for hanging
@@ -57,8 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run attacks; 0 where everything survived, 1 otherwise, 130 interrupted."""
     made = argparse.ArgumentParser(prog="python -m hostile", description="Attack the engine, its store and the app.")
     made.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ATTACKS))
-    made.add_argument("--quick", action="store_true", help="a part of each, as the tests run it: seconds per attack")
-    made.add_argument("--out", type=Path, help="JSON file of the outcomes, written as they come")
+    how = made.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="a part of each, as the tests run it: seconds per attack")
+    how.add_argument("--keep", action="store_true", help="write outcomes to hostile/results and docs/reliability.md")
     made.add_argument("--scratch", type=Path, help="folder for what the attacks write (default: the system's)")
     made.add_argument("--alone", metavar="NAME", help=argparse.SUPPRESS)
     options = made.parse_args(arguments)
@@ -86,26 +87,26 @@ def alone(name: str, *, quick: bool, scratch: Path | None) -> int:
 
 def run(names: Sequence[str], options: argparse.Namespace) -> int:
     """Run attacks one after the other; the exit code."""
-    document = begin_document(quick=options.quick)
+    failed = False
     try:
         for name in names:
-            document.attacks.append(ran := attacked(name, options))
+            ran = attacked(name, options)
+            failed |= ran.failed
             tell(ran)
-            if options.out:
-                write_document(options.out, document)
+            if options.keep:
+                keep(ran)
+                PAGE.write_text(page(read_kept(list(ATTACKS)), list(ATTACKS)), encoding="ascii")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    if not options.quick and set(names) == set(ATTACKS):
-        publish(document)
-    return 1 if any(ran.failed for ran in document.attacks) else 0
+    return 1 if failed else 0
 
 
 def attacked(name: str, options: argparse.Namespace) -> Ran:
     """Run one attack as a process of its own, with an end in any case."""
     command = [sys.executable, "-m", "hostile", "--alone", name, *(["--quick"] if options.quick else [])]
     command += ["--scratch", str(options.scratch)] if options.scratch else []
-    began, limit_s, problem = time.monotonic(), 60 * ATTACKS[name], ""
+    began, limit_s, problem, place = time.monotonic(), 60 * ATTACKS[name], "", place_here()
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=errors, start_new_session=True)
         try:
@@ -121,7 +122,8 @@ def attacked(name: str, options: argparse.Namespace) -> Ran:
     if not problem and child.returncode:
         problem = f"ended with {child.returncode}: {last[-1] if last else 'and said nothing'}"
         print("\n".join(last), file=sys.stderr)
-    return Ran(name=name, seconds=round(time.monotonic() - began, 1), outcomes=outcomes, problem=problem)
+    seconds = round(time.monotonic() - began, 1)
+    return Ran(name=name, place=place, seconds=seconds, outcomes=outcomes, problem=problem)
 
 
 def end(child: "subprocess.Popen[bytes]") -> None:
