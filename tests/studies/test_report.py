@@ -1,6 +1,7 @@
 """What is drawn and written: escaped, whole, and true to the numbers."""
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -59,6 +60,17 @@ def test_a_picture_has_its_lines_where_the_numbers_are(tmp_path):
     said = " ".join(text.text for text in root.findall(".//{*}text") if text.text and "said" in text.text)
     assert said.split() == ["said"] * 60, "all of the caption, on several lines"
     assert "<script>" not in (tmp_path / "x.svg").read_text()
+
+
+def test_a_picture_has_a_bar_of_two_standard_errors_at_each_point(tmp_path):
+    line = Line(name="n", color="#123456", x=[0.0, 1.0], y=[0.0, 1.0], notes=["", ""], y_se=[0.5, 0.0])
+    write_study_svg(tmp_path / "x.svg", [Panel(x_label="x", y_label="y", lines=(line,))], title="t", caption="c")
+    root = ElementTree.parse(tmp_path / "x.svg").getroot()
+    (bar,) = [one for one in root.findall(".//{*}path") if one.get("stroke-opacity")]
+    low, high = map(float, re.fullmatch(r"M[\d.]+ ([\d.]+)V([\d.]+)", bar.get("d")).groups())
+    start, end = (float(one.get("cy")) for one in root.findall(".//{*}circle"))
+    assert low - high == pytest.approx(start - end, abs=0.3), "one reward high, as the line is"
+    assert (low + high) / 2 == pytest.approx(start, abs=0.2)
 
 
 def test_a_picture_of_nothing_is_a_picture(tmp_path):

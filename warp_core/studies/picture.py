@@ -53,7 +53,7 @@ def write_study_svg(path: Path, panels: Sequence[Panel], *, title: str, caption:
 def _panel(panel: Panel, *, left: int, top: int) -> str:
     x0, x1, y0, y1 = left + _LEFT, left + _WIDE - 12, top + _HIGH - _BOTTOM, top + _TOP
     x_ticks, x_low, x_high = _ticks([x for line in panel.lines for x in line.x])
-    y_ticks, y_low, y_high = _ticks([y for line in panel.lines for y in line.y])
+    y_ticks, y_low, y_high = _ticks([end for line in panel.lines for y, se in _bars(line) for end in (y - se, y + se)])
 
     def at(x: float, y: float) -> tuple[float, float]:
         across, up = (x - x_low) / (x_high - x_low), (y - y_low) / (y_high - y_low)
@@ -77,7 +77,16 @@ def _panel(panel: Panel, *, left: int, top: int) -> str:
         corners = " ".join(f"{x},{y}" for x, y in spots)
         parts.append(f'<polyline points="{corners}" fill="none" {_stroke(line)}/>')
         parts += [f'<circle cx="{x}" cy="{y}" r="2.6" fill="{line.color}"/>' for x, y in spots]
+        for x, (y, se) in zip(line.x, _bars(line), strict=True):
+            (across, low), (_, high) = at(x, y - se), at(x, y + se)
+            if low != high:
+                parts.append(f'<path d="M{across} {low}V{high}" stroke="{line.color}" stroke-opacity=".5"/>')
     return "".join(parts)
+
+
+def _bars(line: Line) -> list[tuple[float, float]]:
+    """The values of a line and their standard errors, 0 where there is none."""
+    return list(zip(line.y, line.y_se or [0.0] * len(line.y), strict=True))
 
 
 def _stroke(line: Line) -> str:
