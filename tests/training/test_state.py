@@ -35,6 +35,12 @@ def test_round_trip_and_replacement(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
+def test_the_same_state_has_the_same_bytes(tmp_path):
+    for number in range(8):
+        save_state(tmp_path / str(number), make_state())
+    assert len({(tmp_path / str(number) / "state.safetensors").read_bytes() for number in range(8)}) == 1
+
+
 def test_no_pickle(tmp_path):
     save_state(tmp_path / "state", make_state())
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["state.json", "state.safetensors"]

@@ -45,8 +45,10 @@ def save_state(folder: Path, state: RunState) -> None:
     }
     # Storage shared between two names is refused by safetensors; masters and EMA never share after step 0.
     about = {"step": state.step, "fingerprint": state.fingerprint}
+    # One entry: safetensors writes several in any order, and a state would not have the same bytes each time.
+    sealed = {"state": json.dumps(about)}
     with publish_folder(folder, replace=True) as out:
-        save_file(tensors, out / "state.safetensors", metadata={name: str(value) for name, value in about.items()})
+        save_file(tensors, out / "state.safetensors", metadata=sealed)
         (out / "state.json").write_text(json.dumps({"format": 1} | about), encoding="utf-8")
 
 
@@ -69,8 +71,8 @@ def load_state(folder: Path, *, fingerprint: str) -> RunState | None:
             parts[part][name] = tensor
         step, saved_as = int(str(header["step"])), header["fingerprint"]
         # States of before 2026-11-23 have no metadata.
-        if sealed and sealed != {"step": str(step), "fingerprint": saved_as}:
-            raise ValueError(f"state.json and state.safetensors disagree: {step} and {sealed.get('step')} steps")
+        if sealed and json.loads(sealed["state"]) != {"step": step, "fingerprint": saved_as}:
+            raise ValueError(f"state.json says step {step}, state.safetensors {sealed['state']}")
     except MemoryError:
         raise
     except Exception as error:
