@@ -17,11 +17,11 @@ from bench.rows import Row, read_rows, rows_to_json
 from bench.running import ROOT, Outcome
 from bench.settings import Settings
 from bench.table import table_of
+from warp_core.workspace.commit import commit_here
 
 __all__ = [
     "Document",
     "begin_document",
-    "commit_here",
     "newest",
     "pages",
     "read_document",
@@ -165,19 +165,6 @@ def _processor() -> str:
     name = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     flags = set(re.findall(r"\b(avx2|avx512f|avx512_bf16|amx_bf16)\b", text))
     return f"{name[1] if name else platform.machine()} ({', '.join(sorted(flags)) or platform.machine()})"
-
-
-def commit_here() -> str:
-    """Return the commit of the project, with `+` where files differ from it; empty outside git."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except OSError:  # no git on this machine
-        return ""
 
 
 def _peer_versions(python: Path | None) -> dict[str, str]:

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from bench.document import commit_here, with_part
+from bench.document import with_part
 from hostile.outcomes import Outcome
+from warp_core.workspace.commit import commit_here
 from warp_core.workspace.publish import write_json_atomic
 
 __all__ = ["PAGE", "RESULTS", "ROOT", "Place", "Ran", "keep", "page", "place_here", "read_kept"]

@@ -1,6 +1,5 @@
 """The command `study`: an experiment of the paper at the scale of this machine, in as many sittings as it takes."""
 
-import subprocess
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from warp_core.studies.report import read_documents, results_page, write_study
 from warp_core.studies.scales import Scale, make_scale
 from warp_core.studies.trainings import Trainings
 from warp_core.training.policy_run import PolicyProgress
-from warp_core.workspace.assets import assets_root
+from warp_core.workspace.commit import commit_here
 from warp_core.workspace.paths import workspace_root
 from warp_core.workspace.publish import write_text_atomic
 
@@ -154,7 +153,7 @@ def _write(one: Study, lab: Lab, out: Path) -> dict[str, Any]:
         "reward": list(config.reward.terms),
         "second_judge": judge_in_words(lab.scale.judge),
         "warp_core": warp_core.__version__,
-        "commit": _commit(),
+        "commit": commit_here(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
     claims, judge = one.claims(evidence), judge_claims(evidence)
@@ -175,21 +174,6 @@ def _seeds_begun(one: Study, lab: Lab) -> list[int]:
         if any(lab.found(model, config) is not None for model in models):
             begun.append(seed)
     return begun or [lab.scale.seeds[0]]
-
-
-def _commit() -> str | None:
-    """Return the commit of the code, where it lies in a git repository."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=assets_root().parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
-        return None
-    return done.stdout.strip() or None
 
 
 def _answer(documents: Sequence[dict[str, Any]], scale: Scale, left: Forecast, out: Path, page: Path) -> Answer:
