@@ -44,7 +44,7 @@ def number(
     interval = bootstrapped(statistic, tables, curves)
     verdict = decide(interval, margin=margin, one_sided=one_sided)
     within = "" if margin is None else f", margin {margin:.2g}"
-    sentence = f"{says}: {_shown(interval, unit)}{within}: {verdict}"
+    sentence = f"{says}: {_shown(interval, unit)}{within}"
     return Claim(
         name=name, verdict=verdict, sentence=sentence, unit=unit, interval=interval, margin=margin, counts=counts
     )

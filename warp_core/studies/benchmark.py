@@ -64,7 +64,7 @@ def _claim(name: str, says: str, differences: list[Any], *, counts: bool) -> Cla
     return Claim(
         name=name,
         verdict=verdict,
-        sentence=f"{says}: {shown}: {verdict}",
+        sentence=f"{says}: {shown}",
         unit="nats per token",
         interval=interval,
         counts=counts,

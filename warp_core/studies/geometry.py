@@ -60,7 +60,7 @@ def _near(name: str, says: str, angles: list[Floats], target: float) -> Claim:
     shown = "not measured"
     if interval is not None:
         shown = f"{interval.value:.1f} degrees [{interval.low:.1f}, {interval.high:.1f}] over the layers"
-    sentence = f"{says}: {shown}, margin {NEAR_DEGREES:g}: {verdict}"
+    sentence = f"{says}: {shown}, margin {NEAR_DEGREES:g}"
     return Claim(name=name, verdict=verdict, sentence=sentence, unit="degrees", interval=interval, margin=NEAR_DEGREES)
 
 

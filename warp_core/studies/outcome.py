@@ -188,7 +188,8 @@ def sentence_of(outcome: Outcome) -> str:
     prompts = max((one.num_prompts for one in intervals), default=0)
     left = {kind: count for kind, count in outcome.missing.items() if count}
     partial = f"; not finished, missing {', '.join(f'{n} {kind}' for kind, n in left.items())}" if left else ""
-    told = "; ".join(claim.sentence for claim in outcome.claims if claim.counts) or "nothing measured yet"
+    claims = [f"{claim.sentence}: {claim.verdict}" for claim in outcome.claims if claim.counts]
+    told = "; ".join(claims) or "nothing measured yet"
     what = outcome.study.sampled
     size = f"{prompts} {what}, {seeds} seed{'s' if seeds != 1 else ''}"
     over = f", intervals over {what}{' and seeds' if seeds >= 3 else ''}"

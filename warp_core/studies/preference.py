@@ -83,7 +83,7 @@ def _claim(votes: list[list[Judgement]], first: str, second: str, *, counts: boo
     if interval is not None and found is not None:
         counted = f"{found.wins} won, {found.ties} tied, {found.losses} lost"
         shown = f"{interval.value:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}] of 1.5, {counted}"
-    sentence = f"{first} preferred to {second}: {shown}: {verdict}"
+    sentence = f"{first} preferred to {second}: {shown}"
     return Claim(
         name=f"{first} / {second}", verdict=verdict, sentence=sentence, unit="score", interval=interval, counts=counts
     )

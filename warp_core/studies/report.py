@@ -181,7 +181,7 @@ def _section(one: dict[str, Any], folder: str) -> list[str]:
     ]
     lines += ["", one["sentence"], "", f"![{one['title']}]({place}/{one['files']['picture']})", ""]
     lines += [f"- {claim['verdict']}: {claim['sentence']}" for claim in one["claims"] if not claim["counts"]]
-    lines += [f"- {claim['sentence']}" for claim in one["judge"]]
+    lines += [f"- {claim['verdict']}: {claim['sentence']}" for claim in one["judge"]]
     lines += [
         "",
         f"[numbers]({place}/{one['files']['points']}), [claims]({place}/{one['files']['claims']}). {one['made']}",
