@@ -161,24 +161,26 @@ def _similarities(samples: Sequence[Sample]) -> list[float]:
 
 
 def judge_claims(evidence: Evidence) -> list[Claim]:
-    """Return, per judged curve of several points, whether the second judge sees a gain where the reward rose."""
+    """Return, per judged curve of several points, whether the second judge sees a gain where the reward should rise."""
     first = next(iter(evidence.curves.values()))
     return [
         number(
             f"judge-{curve.name}",
             evidence.tables,
-            lambda means, name=curve.name: _gain(means[name].judge_P),  # type: ignore[misc]
+            lambda means, name=curve.name, gain=gain: gain(means[name].judge_P),  # type: ignore[misc]
             curves=(curve.name,),
-            says=f"second judge, end of {curve.name} against its start",
+            says=f"second judge, {where.format(curve.name)}",
             unit="log-odds",
         )
         for curve in first
         if curve.judged and len(curve.models) > 1
+        for where, gain in [_BETWEEN if curve.axis == "lambda" else _ALONG]
     ]
 
 
-def _gain(judge_P: Any) -> float:
-    return float(judge_P[-1] - judge_P[0])
+_ALONG = ("end of {} against its start", lambda judge_P: float(judge_P[-1] - judge_P[0]))
+# Both ends of such a curve are trained policies.
+_BETWEEN = ("inside of {} against its ends", lambda judge_P: float(judge_P[1:-1].mean() - judge_P[[0, -1]].mean()))
 
 
 def sentence_of(outcome: Outcome) -> str:
