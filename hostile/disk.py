@@ -50,6 +50,9 @@ def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
             with _disk(place / "disk") as disk:
                 yield from _on_a_full_disk(site, disk, quick=quick)
                 yield _on_a_read_only_disk(site, disk, quick=quick)
+        else:
+            # Nothing was tried, which counts as a failure: it is not known.
+            yield Tally("a full and a read-only disk", promise="P1, P13", holds="").outcome("mounting is not allowed")
         yield _without_a_workspace(site, place / "homes", quick=quick)
 
 
@@ -204,6 +207,7 @@ def _on_a_full_disk(site: _Site, disk: Path, *, quick: bool) -> Iterator[Outcome
         holds="one line that names the path, exit code 2, nothing half-written; with more room the same is done",
     )
     for name, command in site.commands.items():
+        refused = 0
         for left_kb in (QUICK_LEFT_KB,) if quick else LEFT_KB:
             if quick and name == "export":
                 continue
@@ -211,6 +215,7 @@ def _on_a_full_disk(site: _Site, disk: Path, *, quick: bool) -> Iterator[Outcome
             filler = _fill(disk, left_kb)
             ended = site.run_in(home, name)
             problems = site.problems(ended, names=str(disk))
+            refused += ended.code != 0
             if ended.code and name in ("merge", "export") and (home / "out").exists():
                 problems.append("there is an output")
             if ended.code == 0 and command.made(home) != site.expected[name]:
@@ -220,6 +225,8 @@ def _on_a_full_disk(site: _Site, disk: Path, *, quick: bool) -> Iterator[Outcome
                 problems += site.again(home, name)
             tally.check(not problems, f"{name}, {left_kb} KB free: {'; '.join(problems)}")
             shutil.rmtree(home, ignore_errors=True)
+        if not quick:
+            tally.check(refused > 0, f"{name}: no disk was too full for it")
     yield tally.outcome()
     yield _votes_on_a_full_disk(disk, quick=quick)
 

@@ -499,7 +499,10 @@ def _is_part(answer: Any, before: Any) -> bool:
         return True
     if isinstance(answer, dict) and isinstance(before, dict):
         return all(key in before and value == before[key] for key, value in answer.items())
-    return isinstance(answer, list | tuple) and len(answer) < len(before)
+    if not (isinstance(answer, list | tuple) and len(answer) < len(before)):
+        return False
+    rest = iter(before)
+    return all(any(one == other for other in rest) for one in answer)
 
 
 def _exports(site: Site) -> Iterator[Outcome]:
@@ -518,6 +521,8 @@ def _exports(site: Site) -> Iterator[Outcome]:
         until = time.monotonic() + 5
         while time.monotonic() < until and not (found := list(root.glob(f".{name}.tmp-*"))):
             time.sleep(0.0005)
+        if not found:
+            problems.append("its folder was never seen: nothing was deleted")
         for one in found:
             shutil.rmtree(one, ignore_errors=True)
         job = finished(site.engine, job)

@@ -71,6 +71,7 @@ def _schema(url: str, selections: list[dict[str, Any]], *, count: int) -> Outcom
         document = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
         for found in document.get_all_operations():
             operation = found.ok()  # type: ignore[union-attr]
+            before = asker.answered
             for mode, share in ((GenerationMode.POSITIVE, 2), (GenerationMode.NEGATIVE, 1)):
                 limits = settings(
                     max_examples=max(1, count * share // 3),
@@ -81,8 +82,13 @@ def _schema(url: str, selections: list[dict[str, Any]], *, count: int) -> Outcom
                 )
                 drawn = given(operation.as_strategy(generation_mode=mode))
                 _give(seed(6)(limits(drawn(asker.ask))), tally, operation.label)
-            for job in client.get("/jobs").json():
+            jobs = client.get("/jobs").json()
+            for job in jobs:
                 client.post("/cancel", params={"job_id": job["id"]})
+            tally.check(asker.answered > before, f"{operation.label}: no request could be drawn")
+            # A fault of the server that came after the answer.
+            faults = [job for job in jobs if "fault of warp-core" in (job["error"] or "")]
+            tally.check(not faults, f"{operation.label}: {[(job['kind'], job['error']) for job in faults][:3]}")
         tally.check(client.get("/health").json() == {"ok": True}, "the engine is gone")
     return tally.outcome(f"slowest {1000 * asker.slowest_s:.0f} ms, {asker.reached} answered with 200")
 
@@ -97,6 +103,7 @@ class Asker:
     slowest_s: float = 0.0
     reached: int = 0
     asked: int = 0
+    answered: int = 0
 
     def ask(self, case: Any) -> None:
         """Send one; every other one that has a selection gets one that exists."""
@@ -121,6 +128,7 @@ class Asker:
             self.tally.check(False, f"{seen}: {type(error).__name__}: {error}")
             return
         self.slowest_s = max(self.slowest_s, took_s)
+        self.answered += 1
         self.reached += answer.status_code == 200
         self.tally.check(answer.status_code < 500, f"{seen}: {answer.status_code} {answer.text[:200]}")
         self.tally.check(took_s <= SLOW_S, f"{seen}: {took_s:.1f} s")

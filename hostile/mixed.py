@@ -57,6 +57,7 @@ LOOK_EVERY_S, QUICK_LOOK_S = 60.0, 3.0
 SETTLE_S = 5.0  # of libraries, before the first look
 ALLOWED_MB_PER_HOUR, ALLOWED_MB = 24.0, 48.0
 END_S = 60.0
+MOST_ZOMBIES = 2  # children that have just ended
 COURSE = 12  # looks that the report shows
 TOKEN = "a-token"
 GRANULARITIES: tuple[Granularity, ...] = ("layer", "tensor", "model")
@@ -353,6 +354,8 @@ def _flat(looks: list[tuple[float, Level]], *, quick: bool) -> Outcome:
     tally.check(quick or grown < ALLOWED_MB, f"memory {later[0][1].memory_mb:.0f} to {last.memory_mb:.0f} MB")
     tally.check(last.descriptors <= first.descriptors + 12, f"descriptors {first.descriptors} to {last.descriptors}")
     tally.check(last.threads <= first.threads + 6, f"threads {first.threads} to {last.threads}")
+    zombies = sum(level.zombies > MOST_ZOMBIES for level in levels)
+    tally.check(not zombies, f"more than {MOST_ZOMBIES} zombies at {zombies} looks")
     most = [
         max(getattr(level, name) for level in levels) for name in ("memory_mb", "descriptors", "threads", "zombies")
     ]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import httpx
 import psutil
+from safetensors.torch import load_file
 
 from hostile.outcomes import Outcome, Tally
 from hostile.running_engine import REWARD, Models, Said, connect, finished, leftovers, make_models, move, said_by
@@ -33,6 +34,7 @@ from warp_core.service.protocol import (
     Vote,
 )
 from warp_core.training.config import config_to_mapping
+from warp_core.weights import open_checkpoint
 from warp_core.workspace.paths import workspace_root
 
 SEED = 20260105
@@ -364,13 +366,21 @@ def _training_goes_on(site: Site, name: str, reference: dict[str, str], *, kille
     return [] if _trained(name) == reference else ["the weights are others than without a kill"]
 
 
+def _not_whole(folder: Path) -> str:
+    try:
+        found = open_checkpoint(folder).tensors
+        return "" if found.keys() == load_file(folder / "model.safetensors").keys() else "other tensors"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
 def _exports(site: Site) -> list[str]:
     """Whatever has a name is whole, and the next export works and clears up."""
     found = []
     root = workspace_root() / "exports"
     for folder in root.iterdir() if root.is_dir() else ():
-        if not folder.name.startswith(".") and not (folder / "model.safetensors").is_file():
-            found.append(f"exports/{folder.name} is not whole")
+        if not folder.name.startswith(".") and (problem := _not_whole(folder)):
+            found.append(f"exports/{folder.name} is not whole: {problem}")
     for one in {part.name.split(".tmp-")[0][1:] for part in root.glob(".*.tmp-*")} if root.is_dir() else ():
         again = ExportRequest(session="again", selection=site.models.full, place=Place(eta=0.3), name=one)
         job = finished(site.engine, site.engine.submit(again))

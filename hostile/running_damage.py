@@ -48,6 +48,10 @@ def _replaced_in_disguise(file: Path, other: bytes) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def _unreadable(file: Path, other: bytes) -> None:
+    file.chmod(0)  # root reads it all the same
+
+
 def _garbage(file: Path, other: bytes) -> None:
     _replaced(file, bytes(range(256)) * 40)
 
@@ -71,6 +75,7 @@ DAMAGES: Mapping[str, Damage] = {
     "deleted": _deleted,
     "truncated": _truncated,
     "emptied": _emptied,
+    "unreadable": _unreadable,
     "overwritten": _overwritten,
     "replaced": _replaced,
     "replaced, same size and times": _replaced_in_disguise,

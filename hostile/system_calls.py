@@ -93,7 +93,7 @@ def _interrupted(place: Path, operation: Operation, *, quick: bool) -> Outcome:
     for (_, call, name), (_, problems) in zip(jobs, found, strict=True):
         tally.check(not problems, f"{name} at {call.name} {call.number} ({call.text[:80]}): {'; '.join(problems)}")
     missed = sum(not came for came, _ in found)
-    tally.check(missed <= len(jobs) // 4, f"{missed} faults of {len(jobs)} did not come")
+    tally.check(not missed, f"{missed} faults of {len(jobs)} did not come")
     return tally.outcome(f"{total} calls, {len(chosen)} of them hit, {missed} faults did not come")
 
 
