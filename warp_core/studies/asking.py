@@ -17,6 +17,7 @@ from warp_core.studies.claims import (
     decide,
     front_gap,
     hypervolume_gap,
+    mean_heights,
 )
 
 __all__ = ["above", "alike", "curved", "number", "rises", "trend"]
@@ -56,7 +57,7 @@ def _shown(interval: Interval | None, unit: str) -> str:
     return f"{interval.value:+.3g} [{interval.low:+.3g}, {interval.high:+.3g}] {unit}"
 
 
-def above(name: str, tables: Tables, first: str, second: str) -> Claim:
+def above(name: str, tables: Tables, first: str, second: str, *, counts: bool = True) -> Claim:
     """Return the claim that the front of one curve lies above that of another, with both measures of it."""
     claim = number(
         name,
@@ -65,6 +66,7 @@ def above(name: str, tables: Tables, first: str, second: str) -> Claim:
         curves=(first, second),
         says=f"{first} above {second}",
         unit="reward at equal KL",
+        counts=counts,
     )
     return _with_hypervolume(claim, tables, first, second)
 
@@ -127,11 +129,11 @@ def rises(name: str, tables: Tables, curve: str, *, read: Read, what: str) -> Cl
 
 
 def trend(name: str, tables: Tables, curves: Sequence[str], *, per: str) -> Claim:
-    """Return the claim that fronts rise from each curve to the next: the slope of their heights over the KLs of all."""
+    """Return the claim that fronts rise from curve to curve: the slope of their mean rewards over KLs all reach."""
 
     def slope(means: Mapping[str, Means]) -> float:
-        gaps = [front_gap(means[curve], means[curves[0]]) if curve != curves[0] else 0.0 for curve in curves]
-        return _slope(np.arange(len(curves), dtype=np.float64), np.array(gaps))
+        heights = mean_heights([means[curve] for curve in curves])
+        return _slope(np.arange(len(curves), dtype=np.float64), heights)
 
     return number(
         name, tables, slope, curves=curves, says=f"fronts rise from {curves[0]} to {curves[-1]}", unit=f"reward {per}"

@@ -1,10 +1,12 @@
 """Table 2: abilities kept, for the SFT policy, REINFORCE and WARP at equal reward."""
 
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from warp_core.studies.claims import Claim, decide, mean_interval
+from warp_core.studies.claims import Claim, Floats, decide, mean_interval
 from warp_core.studies.common import rollout, stages
 from warp_core.studies.lab import Found
 from warp_core.studies.outcome import Evidence, Study
@@ -13,7 +15,17 @@ from warp_core.studies.scales import Scale
 
 __all__ = ["STUDY"]
 
-REINFORCE, WARP = "REINFORCE", "WARP"
+SFT, REINFORCE, WARP = "SFT", "REINFORCE", "WARP"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Place:
+    """A model that is compared, or a place between two of a front: negative log-likelihood per window, nats a token."""
+
+    nll_W: Floats
+    reward: float
+    kl: float
+    tasks: dict[str, Any]
 
 
 def _curves(scale: Scale, seed: int) -> list[Curve]:
@@ -25,18 +37,42 @@ def _curves(scale: Scale, seed: int) -> list[Curve]:
     ]
 
 
-def _compared(evidence: Evidence, seed: int) -> dict[str, Found] | None:
-    """Return the SFT policy, REINFORCE, and WARP where its reward is nearest to REINFORCE's; None while it is open."""
+def _compared(evidence: Evidence, seed: int) -> dict[str, _Place] | None:
+    """Return the SFT policy, REINFORCE, and WARP where its reward is REINFORCE's; None while it is open."""
     alone, front = evidence.complete(seed, REINFORCE), evidence.complete(seed, WARP)
     if alone is None or front is None or any(one.text is None for one in [*alone, *front]):
         return None
-    equal = min(front, key=lambda one: abs(one.point.reward - alone[0].point.reward))
-    return {"SFT": front[0], REINFORCE: alone[0], WARP: equal}
+    run, places = _place(alone[0]), [_place(one) for one in front]
+    return {SFT: places[0], REINFORCE: run, WARP: _at_reward(places, run.reward)}
 
 
-def _nll(found: Found) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _at_reward(places: list[_Place], reward: float) -> _Place:
+    """Return where a front first has a reward, between two of its places by straight lines; the nearest if nowhere.
+
+    The likelihoods that are lost grow faster than eta, so that a straight line puts the loss rather too high.
+    """
+    for one, other in pairwise(places):
+        if min(one.reward, other.reward) <= reward <= max(one.reward, other.reward):
+            rise = other.reward - one.reward
+            share = (reward - one.reward) / rise if rise else 0.0
+            near = one if share < 0.5 else other
+            return _Place(
+                nll_W=(1 - share) * one.nll_W + share * other.nll_W,
+                reward=reward,
+                kl=(1 - share) * one.kl + share * other.kl,
+                tasks=near.tasks,
+            )
+    return min(places, key=lambda place: abs(place.reward - reward))
+
+
+def _place(found: Found) -> _Place:
     assert found.text is not None
-    return np.asarray(found.text["nll"], dtype=np.float64)
+    return _Place(
+        nll_W=np.asarray(found.text["nll"], dtype=np.float64),
+        reward=found.point.reward,
+        kl=found.point.kl,
+        tasks=found.text["tasks"],
+    )
 
 
 def _claims(evidence: Evidence) -> list[Claim]:
@@ -44,13 +80,17 @@ def _claims(evidence: Evidence) -> list[Claim]:
     return [_less_lost(known), _lost(known)]
 
 
-def _less_lost(known: list[dict[str, Found]]) -> Claim:
-    differences = [_nll(one[REINFORCE]) - _nll(one[WARP]) for one in known]
-    return _claim("kept", "WARP keeps more than REINFORCE at like reward", differences, counts=True)
+def _less_lost(known: list[dict[str, _Place]]) -> Claim:
+    differences = [one[REINFORCE].nll_W - one[WARP].nll_W for one in known]
+    says = "WARP keeps more than REINFORCE"
+    if known:
+        own, other = (np.mean([one[name].reward for one in known]) for name in (WARP, REINFORCE))
+        says = f"{says} (reward {own:+.2f} against {other:+.2f})"
+    return _claim("kept", says, differences, counts=True)
 
 
-def _lost(known: list[dict[str, Found]]) -> Claim:
-    differences = [_nll(one[WARP]) - _nll(one["SFT"]) for one in known]
+def _lost(known: list[dict[str, _Place]]) -> Claim:
+    differences = [one[WARP].nll_W - one[SFT].nll_W for one in known]
     return _claim("lost", "WARP has lost against the SFT policy", differences, counts=False)
 
 
@@ -74,20 +114,18 @@ def _claim(name: str, says: str, differences: list[Any], *, counts: bool) -> Cla
 def _numbers(evidence: Evidence) -> dict[str, Any]:
     rows = []
     for seed in evidence.curves:
-        for name, found in (_compared(evidence, seed) or {}).items():
-            assert found.text is not None
+        for name, place in (_compared(evidence, seed) or {}).items():
             rows.append(
                 {
                     "seed": seed,
                     "model": name,
-                    "perplexity": float(np.exp(_nll(found).mean())),
-                    "reward": found.point.reward,
-                    "kl": found.point.kl,
-                    "text": found.text["text"],
-                    "tasks": found.text["tasks"],
+                    "perplexity": float(np.exp(place.nll_W.mean())),
+                    "reward": place.reward,
+                    "kl": place.kl,
+                    "tasks": place.tasks,
                 }
             )
-    return {"models": rows}
+    return {"text": evidence.scale.text.name if evidence.scale.text else None, "models": rows}
 
 
 STUDY = Study(

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from warp_core.studies.asking import alike
+from warp_core.studies.asking import above, alike
 from warp_core.studies.claims import Claim, Floats, Interval, decide
 from warp_core.studies.common import stages
 from warp_core.studies.figures import COLORS, Line, Panel
@@ -59,7 +59,7 @@ def _near(name: str, says: str, angles: list[Floats], target: float) -> Claim:
     verdict = decide(around, margin=NEAR_DEGREES)
     shown = "not measured"
     if interval is not None:
-        shown = f"{interval.value:.1f} degrees [{interval.low:.1f}, {interval.high:.1f}] over the layers"
+        shown = f"{interval.value:.1f} degrees [5 to 95 % of layers: {interval.low:.1f} to {interval.high:.1f}]"
     sentence = f"{says}: {shown}, margin {NEAR_DEGREES:g}"
     return Claim(name=name, verdict=verdict, sentence=sentence, unit="degrees", interval=interval, margin=NEAR_DEGREES)
 
@@ -80,6 +80,7 @@ def _claims(evidence: Evidence) -> list[Claim]:
         _near("task-vectors", "angles of task vectors near 90", [tasks for _, _, tasks, _ in angles], 90.0),
         _near("full-weights", "angles of full weights near 0", [whole for _, _, _, whole in angles], 0.0),
         alike("slerp-weights", evidence.tables, FULL, LERP),
+        above("slerp-tasks", evidence.tables, SLERP, LERP, counts=False),
     ]
 
 

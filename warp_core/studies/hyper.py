@@ -44,8 +44,7 @@ STUDY = Study(
     name="hyper",
     title="Ablations of mu, beta and eta",
     figure="Fig. 15, 16",
-    observation="The front of the method's own mu, beta and eta (in proportion to the length of the run) is not below "
-    "those of other values",
+    observation="The front of the preset's mu, beta and eta is not below those of other values",
     curves=_curves,
     claims=_claims,
 )

@@ -1,6 +1,8 @@
 """Fig. 1b, 4c, 17: iterations of train, merge, interpolate."""
 
-from warp_core.studies.asking import above, alike, trend
+from itertools import pairwise
+
+from warp_core.studies.asking import above, alike
 from warp_core.studies.claims import Claim
 from warp_core.studies.common import stages
 from warp_core.studies.outcome import Evidence, Study
@@ -28,8 +30,8 @@ def _curves(scale: Scale, seed: int) -> list[Curve]:
 def _claims(evidence: Evidence) -> list[Claim]:
     names = [_name(iteration) for iteration in range(1, evidence.scale.config.warp.iterations + 1)]
     return [
-        trend("trend", evidence.tables, names, per="per iteration"),
-        above("last", evidence.tables, names[-1], names[0]),
+        *(above(f"rise-{later[-1]}", evidence.tables, later, name) for name, later in pairwise(names)),
+        above("last", evidence.tables, names[-1], names[0], counts=False),
         *(alike(f"init-{name[-1]}", evidence.tables, f"{name} to its init", name) for name in names[1:]),
     ]
 

@@ -1,7 +1,9 @@
 """Fig. 4a, 9, 10a, 10b, 13: interpolation towards the init, against RL trajectories and cheaper averages."""
 
+import numpy as np
+
 from warp_core.studies.asking import above, curved, number
-from warp_core.studies.claims import Claim
+from warp_core.studies.claims import Claim, front_gap
 from warp_core.studies.common import kl_of, reward_of, rollout, stages
 from warp_core.studies.outcome import Evidence, Study
 from warp_core.studies.plan import Curve, Stage, liti, trajectory
@@ -9,7 +11,8 @@ from warp_core.studies.scales import Scale
 
 __all__ = ["STUDY"]
 
-WARP, RUN, ALONE, AVERAGE, BEYOND = "LITI of SLERP", "RL run", "LITI of M = 1", "moving average", "extrapolation"
+WARP, RUN, AVERAGE, BEYOND = "LITI of SLERP", "RL run", "moving average", "extrapolation"
+ALONE, OTHER = "LITI of M = 1", "LITI of M = 1, policy 2"
 
 
 def _curves(scale: Scale, seed: int) -> list[Curve]:
@@ -20,6 +23,7 @@ def _curves(scale: Scale, seed: int) -> list[Curve]:
         liti(WARP, both, scale.etas, judged=True),
         trajectory(RUN, own, dash="dot"),
         liti(ALONE, both[:1], scale.etas, method="lerp", dash="dash"),
+        liti(OTHER, both[1:], scale.etas, method="lerp", dash="dash"),
         liti(AVERAGE, on_the_way, scale.etas, method="lerp", dash="dash"),
         liti(BEYOND, both, (1.0, *scale.far_etas), dash="dot"),
     ]
@@ -31,8 +35,17 @@ def _claims(evidence: Evidence) -> list[Claim]:
         above("trajectory", tables, WARP, RUN),
         curved("kl-convex", tables, WARP, read=kl_of, what="KL", concave=False),
         curved("reward-concave", tables, WARP, read=reward_of, what="reward", concave=True),
-        above("one-policy", tables, WARP, ALONE),
+        number(
+            "one-policy",
+            tables,
+            # Both of the merged policies: one of them alone may be the better or the worse by chance.
+            lambda means: float(np.mean([front_gap(means[WARP], means[one]) for one in (ALONE, OTHER)])),
+            curves=(WARP, ALONE, OTHER),
+            says=f"{WARP} above LITI of M = 1 (mean over its two policies)",
+            unit="reward at equal KL",
+        ),
         above("moving-average", tables, WARP, AVERAGE),
+        above("one-policy-trajectory", tables, ALONE, RUN, counts=False),
         number(
             "extrapolation",
             tables,

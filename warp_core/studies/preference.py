@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from warp_core.evaluation.preferences import Judgement, judged, preference, quartiles
-from warp_core.studies.claims import Claim, decide, mean_interval
+from warp_core.studies.claims import Claim, Floats, decide, mean_interval
 from warp_core.studies.common import rollout, stages
 from warp_core.studies.lab import Found
 from warp_core.studies.outcome import Evidence, Study
@@ -15,6 +15,8 @@ from warp_core.studies.scales import Scale
 __all__ = ["STUDY"]
 
 REINFORCE, SFT = "REINFORCE", "SFT"
+_LIKE = 0.2
+"""By what share of REINFORCE's KL the place on a front may miss it and still be at like KL."""
 
 
 def _name(iteration: int) -> str:
@@ -35,7 +37,8 @@ def _curves(scale: Scale, seed: int) -> list[Curve]:
 def contestants(evidence: Evidence, seed: int) -> dict[str, tuple[float, Found]] | None:
     """Return the models that are compared, with their eta: each WARP at the place whose KL is nearest to REINFORCE's.
 
-    The place is chosen by the KL, of which the judge knows nothing. None while something is missing.
+    The place is chosen by the KL, of which the judge knows nothing. None while something is missing. The policies of
+    a later iteration have more steps of training behind them than REINFORCE, which is that of one run.
     """
     alone = evidence.complete(seed, REINFORCE)
     names = [_name(iteration) for iteration in range(1, evidence.scale.config.warp.iterations + 1)]
@@ -51,6 +54,12 @@ def contestants(evidence: Evidence, seed: int) -> dict[str, tuple[float, Found]]
     return found
 
 
+def _kls(evidence: Evidence, *names: str) -> Floats:
+    """Return the KL of models that are compared, in nats: a row per seed that is finished, a column per name."""
+    known = [models for seed in evidence.curves if (models := contestants(evidence, seed)) is not None]
+    return np.array([[models[name][1].point.kl for name in names] for models in known], dtype=np.float64)
+
+
 def _judgements(evidence: Evidence) -> list[list[Judgement]]:
     """Return, per seed, what the judge says of all pairs; graded by quartiles of WARP against the SFT policy."""
     votes: list[list[Judgement]] = []
@@ -60,7 +69,7 @@ def _judgements(evidence: Evidence) -> list[list[Judgement]]:
             continue
         prompts = [sample.prompt for sample in models[SFT][1].samples]
         scores = {name: list(found.judge or ()) for name, (_, found) in models.items()}
-        last = list(scores)[-1]
+        last = _name(evidence.scale.config.warp.iterations)
         spread = [a - b for a, b in zip(scores[last], scores[SFT], strict=True)]
         votes.append(judged(prompts, scores, quartiles(spread)))
     return votes
@@ -70,10 +79,13 @@ def _claims(evidence: Evidence) -> list[Claim]:
     votes = _judgements(evidence)
     last = evidence.scale.config.warp.iterations
     pairs = [(_name(i), SFT) for i in range(1, last + 1)] + [(_name(i), REINFORCE) for i in range(1, last + 1)]
-    return [_claim(votes, first, second, counts=first == _name(last)) for first, second in pairs]
+    return [
+        _claim(votes, first, second, kl_S2=_kls(evidence, first, second), counts=first == _name(last))
+        for first, second in pairs
+    ]
 
 
-def _claim(votes: list[list[Judgement]], first: str, second: str, *, counts: bool) -> Claim:
+def _claim(votes: list[list[Judgement]], first: str, second: str, *, kl_S2: Floats, counts: bool) -> Claim:
     found = preference([vote for one in votes for vote in one], first, second)
     interval = None
     if found is not None and found.low is not None:
@@ -84,6 +96,11 @@ def _claim(votes: list[list[Judgement]], first: str, second: str, *, counts: boo
         counted = f"{found.wins} won, {found.ties} tied, {found.losses} lost"
         shown = f"{interval.value:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}] of 1.5, {counted}"
     sentence = f"{first} preferred to {second}: {shown}"
+    if interval is not None and second == REINFORCE:
+        own, other = kl_S2.mean(axis=0)
+        sentence = f"{sentence}, KL {own:.1f} against {other:.1f}"
+        if (np.abs(kl_S2[:, 0] - kl_S2[:, 1]) > _LIKE * kl_S2[:, 1]).any():
+            verdict, sentence = "undecided", f"{sentence}, too far apart to decide"
     return Claim(
         name=f"{first} / {second}", verdict=verdict, sentence=sentence, unit="score", interval=interval, counts=counts
     )

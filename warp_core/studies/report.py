@@ -129,8 +129,8 @@ def _how(document: dict[str, Any]) -> str:
         f"Scale {document['scale']}, seeds {', '.join(map(str, document['seeds']))}, {document['prompts']} held-out "
         f"prompts x {document['samples_per_prompt']} completions, model {document['model']}, reward "
         f"{', '.join(document['reward'])}; second judge: {document['second_judge']}. Bars: one standard error; "
-        f"intervals: 95 %, bootstrap of paired prompts, and of seeds where three were run. Made {document['date']}, "
-        f"warp-core {document['warp_core']}, commit {document['commit'] or 'unknown'}."
+        f"intervals: 95 %, bootstrap of paired prompts, with the spread of the seeds where three were run. "
+        f"Made {document['date']}, warp-core {document['warp_core']}, commit {document['commit'] or 'unknown'}."
     )
 
 
@@ -157,7 +157,7 @@ def results_page(documents: Sequence[dict[str, Any]], *, order: Sequence[str], f
         "",
         "Made by `warp-core study` from the JSON of each study. A claim that the data do not decide is undecided; one",
         "that fails is reported as failed. Intervals are 95 %, from a bootstrap over prompts (paired: the same prompts",
-        "and random numbers for all curves), and over seeds where three were run.",
+        "and random numbers for all curves), with the spread of the seeds in them where three were run.",
         "",
         "| study | paper | scale | verdict |",
         "|---|---|---|---|",

@@ -1,6 +1,8 @@
-"""Fig. 4b: more policies."""
+"""Fig. 4b: more policies. M = 1 is the first policy by itself, M = 2 the first two, and so on."""
 
-from warp_core.studies.asking import above, trend
+from itertools import pairwise
+
+from warp_core.studies.asking import above, alike, trend
 from warp_core.studies.claims import Claim
 from warp_core.studies.common import stages
 from warp_core.studies.outcome import Evidence, Study
@@ -32,6 +34,7 @@ def _claims(evidence: Evidence) -> list[Claim]:
     return [
         trend("trend", evidence.tables, names, per="per policy"),
         above("most", evidence.tables, names[-1], names[0]),
+        *(alike(f"to-{more[-1]}", evidence.tables, more, name, one_sided=True) for name, more in pairwise(names)),
     ]
 
 
