@@ -9,12 +9,15 @@ import sqlite3
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hostile.input_child import Found, watched
 from hostile.input_configs import random_mapping, toml_cases
@@ -64,6 +67,11 @@ RUN = Selection(run="tiny")
 LONGEST_LINE = 3000
 
 Holds = Literal["typed", "same"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec="utf-8"), max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,19 +159,25 @@ def _random_configurations(number: int) -> Iterator[Found]:
     sections = {name: tuple(one.name for one in dataclasses.fields(part)) for name, part in SECTIONS.items()}
     for index in range(number):
         mapping = random_mapping(chance, sections)
+        yield _configured(f"configuration {index}", mapping)
+    fields = sorted({name for names in sections.values() for name in names})
+    drawn = st.dictionaries(st.sampled_from([*sections, "runs"]), st.dictionaries(st.sampled_from(fields), JSON) | JSON)
+    yield from _drawn(drawn, lambda mapping: _configured("by hypothesis,", mapping), number=number)
 
-        def read(mapping: dict[str, Any] = mapping) -> str:
-            problems = config_problems(mapping)
-            if any("\n" in one or len(one) > LONGEST_LINE for one in problems):
-                return f"not one line: {problems!r}"[:400]
-            try:
-                config = config_from_mapping(mapping)
-            except UserError as error:
-                return "" if problems and str(error) == problems[0] else f"{error}, but {problems}"
-            again = config_from_mapping(tomllib.loads(config_to_toml(config)))
-            return f"taken, but {problems}" if problems else "" if again == config else f"{again} is not {config}"
 
-        yield _found("random", f"configuration {index} {str(mapping)[:120]}", read)
+def _configured(case: str, mapping: dict[str, Any]) -> Found:
+    def read() -> str:
+        problems = config_problems(mapping)
+        if any("\n" in one or len(one) > LONGEST_LINE for one in problems):
+            return f"not one line: {problems!r}"[:400]
+        try:
+            config = config_from_mapping(mapping)
+        except UserError as error:
+            return "" if problems and str(error) == problems[0] else f"{error}, but {problems}"
+        again = config_from_mapping(tomllib.loads(config_to_toml(config)))
+        return f"taken, but {problems}" if problems else "" if again == config else f"{again} is not {config}"
+
+    return _found("random", f"{case} {str(mapping)[:120]}", read)
 
 
 def _damaged(target: Target, *, quick: bool) -> Iterator[Found]:
@@ -188,7 +202,46 @@ def _damaged(target: Target, *, quick: bool) -> Iterator[Found]:
         fault: Callable[[], str] = lambda: _difference(target, sound)  # noqa: E731
         yield _found("files", f"{target.name}, {how}", fault)
         target.file.write_bytes(whole)
+    if not target.heavy:
+        yield from _by_hypothesis(target, sound, number=5 if quick else 150)
+        target.file.write_bytes(whole)
     yield _found("files", f"{target.name}, put right again", lambda: _difference(target, sound, must=True))
+
+
+def _by_hypothesis(target: Target, sound: Any, *, number: int) -> Iterator[Found]:
+    """Put any JSON in the place of the document, or of some of its fields."""
+    try:
+        document = json.loads(target.file.read_bytes())
+    except ValueError:  # lines of JSON, or TOML
+        return
+    values = JSON
+    if isinstance(document, dict) and document:
+        changes = st.dictionaries(st.sampled_from(sorted(document)), JSON)
+        values = changes.map(lambda some: document | some) | JSON
+
+    def one(value: Any) -> Found:
+        target.file.write_text(json.dumps(value), encoding="utf-8")
+        case = f"{target.name}, hypothesis: {json.dumps(value)[:120]}"
+        return _found("files", case, lambda: _difference(target, sound))
+
+    yield from _drawn(values, one, number=number)
+
+
+def _drawn(values: "st.SearchStrategy[Any]", one: Callable[[Any], Found], *, number: int) -> list[Found]:
+    """Go through values that hypothesis draws; a fault is looked for in smaller ones."""
+    found: list[Found] = []
+
+    @settings(
+        max_examples=number, database=None, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(values)
+    def draw(value: Any) -> None:
+        found.append(one(value))
+        assert not found[-1]["fault"]
+
+    with suppress(AssertionError):
+        draw()
+    return found
 
 
 def _difference(target: Target, sound: Any, *, must: bool = False) -> str:

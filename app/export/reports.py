@@ -92,6 +92,12 @@ def _report(one: Export, report: ExportReport) -> None:
             st.badge("verified" if is_good else "look at this", color=color, icon=icon)  # type: ignore[arg-type]
         st.caption(markdown_escaped(one.model))
         st.text(words)
+        if report.rounded is not None:
+            seen, written = report.rounded
+            st.caption(
+                f"Previews compute in {seen}; the folder holds {written}, so completions may differ from those that you"
+                f" saw. Dtype {seen} keeps every digit."
+            )
         st.code(report.out, language=None, wrap_lines=True)
         st.caption(
             f"{report.num_params / 1e6:.1f} M parameters, {size(report.size_bytes)}, written in {report.wall_s:.1f} s"

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.service.selections import TINY, Heard
-from tests.tiny import load_model, logits_of
+from tests.tiny import load_model, logits_of, make_model, make_policies
 from warp_core.errors import CheckpointError, RecipeError, UserError, WorkspaceError
 from warp_core.service import exports as exports_module
 from warp_core.service.documents import ExportReport
@@ -51,6 +51,16 @@ class TestWholeModels:
         assert {"config.json", "model.safetensors", "tokenizer.json", "warp_recipe.json"} <= set(report.files)
         assert report.recipe == library.recipe(TINY, place).to_json()
         assert report.size_bytes == sum((Path(report.out) / file).stat().st_size for file in report.files)
+
+    def test_weights_that_previews_show_with_more_digits_are_said_to_be_rounded(self, library, tmp_path):
+        half = make_model("llama", tmp_path / "half", dtype=torch.bfloat16)
+        models = Selection(init=str(half), policies=(str(make_policies(half, tmp_path, num=1)[0]),))
+        place = Place(eta=0.5)
+        assert exported(library, models, place, name="a").rounded == ("float32", "bfloat16")
+        assert exported(library, models, place, name="b", dtype="float32").rounded is None
+        assert exported(library, place=LATER, name="c", dtype="float16").rounded == ("float32", "float16")
+        assert exported(library, place=LATER, name="d").rounded is None
+        assert exported(library, place=LATER, name="e", form="adapter").rounded is None
 
     @pytest.mark.parametrize("which", ["full", "lora", "later"])
     @pytest.mark.parametrize("dtype", [None, "bfloat16", "float16"])

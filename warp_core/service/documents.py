@@ -183,6 +183,8 @@ class ExportReport(Model):
     """None: not asked for."""
     max_difference: Finite | None = None
     """Largest absolute difference between a parameter of the reloaded folder and the model in memory."""
+    rounded: tuple[str, str] | None = None
+    """(dtype that previews compute in, dtype of the files), where the weights that were seen are rounded to it."""
     completions: tuple[tuple[str, str, str], ...] = ()
     """(prompt, greedy completion of the model in memory, of the reloaded folder)."""
     snippet_transformers: str

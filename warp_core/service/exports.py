@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from warp_core.errors import WorkspaceError
-from warp_core.policy.model import Policy, load_policy
+from warp_core.policy.model import DTYPES, Policy, load_policy
 from warp_core.policy.prompts import encode_prompts
 from warp_core.service.documents import ExportReport
 from warp_core.service.jobs import Cancelled, Context
@@ -83,6 +83,7 @@ def export(library: Library, request: ExportRequest, context: Context) -> dict[s
         size_bytes=report.size_bytes,
         wall_s=report.wall_s,
         files=tuple(sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())),
+        rounded=_rounded(sources, request, config),
         snippet_transformers=transformers,
         snippet_vllm=vllm,
         **({"verified": None} | checked),
@@ -160,6 +161,16 @@ def _checked(
         "max_difference": difference,
         "completions": tuple(zip(prompts, seen.completions, completions, strict=True)),
     }
+
+
+def _rounded(sources: Sources, request: ExportRequest, config: WarpConfig) -> tuple[str, str] | None:
+    """The dtype that previews compute in and that of the files, where these hold less; None where nothing is lost."""
+    seen = DTYPES[config.model.dtype]
+    asked = parse_dtype(request.dtype)
+    written = asked or (torch.float32 if request.form == "adapter" else _common_dtype(sources))
+    if torch.promote_types(seen, written) == written:
+        return None
+    return str(seen).removeprefix("torch."), str(written).removeprefix("torch.")
 
 
 def _common_dtype(sources: Sources) -> torch.dtype:

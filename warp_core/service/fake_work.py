@@ -143,6 +143,7 @@ def _export(request: p.ExportRequest, world: World) -> ExportReport:
         verified=True if request.verify else None,
         max_difference=0.0 if request.verify else None,
         completions=tuple(zip(PROMPTS[:3], texts, texts, strict=True)) if request.verify else (),
+        rounded=("float32", request.dtype) if request.dtype in ("bfloat16", "float16") else None,
         snippet_transformers=f"from transformers import AutoModelForCausalLM, AutoTokenizer\n\nmodel = {load}\n",
         snippet_vllm=f"vllm serve {out}",
     )
