@@ -25,7 +25,7 @@ from hostile.outcomes import Outcome
 
 # name -> minutes after which an attack is taken for hanging
 ATTACKS = {
-    "system_calls": 30,
+    "system_calls": 60,
     "resume": 40,
     "writers": 25,
     "disk": 20,
@@ -35,6 +35,7 @@ ATTACKS = {
     "models": 15,
     "configs": 15,
     "names": 10,
+    "misuse": 15,
     "prompts": 10,
     "rewards": 15,
     "numbers": 40,

@@ -20,6 +20,7 @@ from hostile.running_programs import QUIET
 from tests.tiny import make_model, make_policies
 from tests.training.runs import tiny_config
 from warp_core.training.config import config_to_toml
+from warp_core.workspace.hashing import sha256_file
 
 LIMIT_S = 170.0
 AT_ONCE = 2
@@ -27,9 +28,10 @@ ODD_NAME = "a b \u00e9\u0416\u6f22 'q' $x & ;"
 COMMANDS = ("merge", "train", "front", "doctor")
 CLOCK = """
 import time
-def _back(real):
-    return lambda: real() - {seconds}
-time.time = _back(time.time)
+def _back(real, unit):
+    began = real()
+    return lambda: began - {seconds} * unit + {pace} * (real() - began)
+time.time, time.time_ns = _back(time.time, 1), _back(time.time_ns, 10**9)
 """
 
 
@@ -43,6 +45,7 @@ class Surrounding:
         environment: variables that are set; None removes one.
         name: of the folder that holds models and outputs.
         clock_s: the clock of the process is so many seconds behind.
+        pace: so fast it goes; below 0 it goes backwards.
         ahead_s: files were changed so many seconds in the future.
     """
 
@@ -52,15 +55,17 @@ class Surrounding:
     environment: Mapping[str, str | None] = field(default_factory=dict)
     folder: str = "place"
     clock_s: int = 0
+    pace: int = 1
     ahead_s: int = 0
 
 
 SURROUNDINGS = (
     Surrounding("a clock ten years behind", clock_s=315_360_000),
     Surrounding("a clock before 1970", clock_s=10_000_000_000),
+    Surrounding("a clock that is set back all the time", clock_s=1, pace=-1000),
     Surrounding("files of tomorrow", ahead_s=86_400),
     Surrounding("LC_ALL=C", environment={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
-    Surrounding("LC_ALL=tr_TR.UTF-8", environment={"LC_ALL": "tr_TR.UTF-8", "LANG": "tr_TR.UTF-8"}),
+    Surrounding("a locale that is not installed", environment={"LC_ALL": "xx_YY.UTF-8", "LANG": "xx_YY.UTF-8"}),
     Surrounding("no LANG", environment={"LANG": None, "LC_ALL": None, "PYTHONUTF8": "0"}),
     Surrounding("odd characters in paths", folder=ODD_NAME),
     Surrounding(
@@ -107,13 +112,15 @@ def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
         name: Tally(
             f"`{name}` in odd surroundings",
             promise="P1" if name == "merge" else "",
-            holds="done, whole and with mode 0644, or one line and exit code 2; never a trace",
+            holds="done, with the numbers of an undisturbed run and mode 0644, or one line and exit code 2; no trace",
         )
         for name in commands
     }
-    jobs = [(number, one, name) for number, one in enumerate(chosen) for name in commands]
+    usual = {name: _usual(place, inputs, name) for name in commands}
+    jobs = [(number, one, name, usual[name]) for number, one in enumerate(chosen) for name in commands]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for (_, one, name), problems in zip(jobs, pool.map(lambda job: _tried(place, inputs, *job), jobs), strict=True):
+        tried = pool.map(lambda job: _tried(place, inputs, *job), jobs)
+        for (_, one, name, _), problems in zip(jobs, tried, strict=True):
             tallies[name].check(not problems, f"{one.name}: {'; '.join(problems)}")
     for tally in tallies.values():
         yield tally.outcome()
@@ -125,7 +132,28 @@ def _inputs(folder: Path) -> Path:
     return folder
 
 
-def _tried(place: Path, inputs: Path, number: int, one: Surrounding, name: str) -> list[str]:
+def _usual(place: Path, inputs: Path, name: str) -> Any:
+    """What a command makes where nothing is odd."""
+    base = place / f"usual-{name}"
+    home = base / "place"
+    shutil.copytree(inputs, home)
+    ended = _run(base, Surrounding("as usual"), _argv(home, name))
+    if isinstance(ended, str) or ended[0]:
+        raise RuntimeError(f"{name} where nothing is odd: {ended}")
+    return _made(home, name, ended[1])
+
+
+def _made(home: Path, name: str, out: str) -> Any:
+    """The numbers that a command makes: hashes of weights, or points."""
+    if name in ("merge", "train"):
+        folder = home / "out"
+        return {str(file.relative_to(folder)): sha256_file(file) for file in sorted(folder.rglob("*.safetensors"))}
+    if name == "front" and out:
+        return [(point["kl"], point["reward"]) for point in json.loads(out)["points"]]
+    return None
+
+
+def _tried(place: Path, inputs: Path, number: int, one: Surrounding, name: str, usual: Any) -> list[str]:
     """Run a command in a surrounding; what is wrong with how it ended."""
     base = place / f"{number}-{name}"
     home = base / one.folder
@@ -150,6 +178,8 @@ def _tried(place: Path, inputs: Path, number: int, one: Surrounding, name: str) 
         problems += _output_problems(home, name)
     if code == 0 and ">&-" not in one.streams.replace("2>&-", "") and not _is_json(out):
         problems.append(f"stdout is no JSON document: {out[:100]!r}")
+    elif code == 0 and (out or name != "front") and (made := _made(home, name, out)) != usual:
+        problems.append(f"made {made}, not {usual}")
     if not problems:
         shutil.rmtree(base)
     return problems
@@ -196,7 +226,10 @@ def _run(base: Path, one: Surrounding, argv: Sequence[str]) -> tuple[int, str, s
             environment[name] = value
     program = [sys.executable, "-m", "warp_core"]
     if one.clock_s:
-        script = CLOCK.format(seconds=one.clock_s) + "import sys\nfrom warp_core.cli import main\nsys.exit(main())\n"
+        script = (
+            CLOCK.format(seconds=one.clock_s, pace=one.pace)
+            + "import sys\nfrom warp_core.cli import main\nsys.exit(main())\n"
+        )
         program = [sys.executable, "-c", script]
     line = f"{one.shell} exec {shlex.join([*program, *argv])} {one.streams}"
     child = subprocess.Popen(

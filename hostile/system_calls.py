@@ -1,6 +1,7 @@
 """Attack: every file system call of a publication, a training, a merge and the results store is killed or fails once.
 
-`strace --inject` hits one call after the other; a dry run has counted those that touch the target.
+`strace --inject` hits one call after the other; a dry run has counted those that touch the target. Of an operation with
+many, some spread over all of them get every fault, and each of the others one, in turn.
 """
 
 import re
@@ -23,16 +24,17 @@ from tests.training.runs import metrics, stored_points, tiny_config, trained_byt
 from warp_core.training.config import config_to_mapping
 from warp_core.workspace.publish import check_manifest
 from warp_core.workspace.store import ResultsStore
+from warp_core.workspace.votes import VotesStore
 
 CALLS = (
     *("fsync", "fdatasync", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "chmod", "fchmod", "fchmodat"),
-    *("unlink", "unlinkat", "rmdir", "open", "openat", "creat", "write", "writev", "pwrite64"),
-    *("ftruncate", "truncate", "fallocate", "link", "linkat", "symlink"),
+    *("unlink", "unlinkat", "rmdir", "open", "openat", "creat", "write", "writev", "pwrite64", "pwritev", "pwritev2"),
+    *("sendfile", "copy_file_range", "ftruncate", "truncate", "fallocate", "link", "linkat", "symlink", "close"),
 )
 FAULTS = {"SIGKILL": "signal=KILL", "ENOSPC": "error=ENOSPC", "EIO": "error=EIO"}
 AT_ONCE = 3
 KEPT = 22
-"""So many calls of an operation are hit, spread over all that it makes."""
+"""So many calls of an operation get every fault, spread over all that it makes."""
 ROWS = 2
 _LINE = re.compile(r"^(?P<pid>\d+) +(?P<name>\w+)\((?P<rest>.*)$")
 _READS = ("open", "openat")
@@ -80,13 +82,14 @@ def _interrupted(place: Path, operation: Operation, *, quick: bool) -> Outcome:
     )
     place.mkdir(parents=True)
     calls = _counted(place, operation)
-    total, kept = len(calls), 2 if quick else operation.kept
-    chosen = [calls[index * total // kept] for index in range(kept)] if total > kept else calls
+    kept = min(len(calls), 2 if quick else operation.kept)
+    chosen = {index * len(calls) // kept for index in range(kept)}
     jobs = [
         (number, call, name)
-        for number, call in enumerate(chosen)
+        for number, call in enumerate(calls)
         for order, name in enumerate(FAULTS)
-        if not quick or (number + order) % 2 == 0
+        if (number in chosen and (not quick or (number + order) % 2 == 0))
+        or (not quick and number not in chosen and order == number % len(FAULTS))
     ]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(lambda job: _hit(place, operation, *job), jobs))
@@ -94,7 +97,8 @@ def _interrupted(place: Path, operation: Operation, *, quick: bool) -> Outcome:
         tally.check(not problems, f"{name} at {call.name} {call.number} ({call.text[:80]}): {'; '.join(problems)}")
     missed = sum(not came for came, _ in found)
     tally.check(not missed, f"{missed} faults of {len(jobs)} did not come")
-    return tally.outcome(f"{total} calls, {len(chosen)} of them hit, {missed} faults did not come")
+    hit = len({number for number, _, _ in jobs})
+    return tally.outcome(f"{len(calls)} calls, {hit} of them hit, {missed} faults did not come")
 
 
 def _hit(place: Path, operation: Operation, number: int, call: Call, name: str) -> tuple[bool, list[str]]:
@@ -214,6 +218,7 @@ def _operations(inputs: Path) -> list[Operation]:
         _export(inputs, "export of a full model", str(init), policies, "full"),
         _export(inputs, "export of an adapter", str(init), adapters, "adapter"),
         _results(),
+        _votes(),
     ]
 
 
@@ -360,6 +365,30 @@ def _results() -> Operation:
         function=_in_target(operations.put),
         before=lambda folder: (folder / "target").mkdir(parents=True),
         arguments=lambda folder: [str(folder / "acknowledged"), "w", ROWS],
+        fault=fault,
+        kept=22,
+    )
+
+
+def _votes() -> Operation:
+    def fault(folder: Path, at_end: bool) -> str:
+        file = folder / "target" / "votes.sqlite"
+        told = folder / "acknowledged"
+        promised = set(told.read_text(encoding="ascii").split()) if told.exists() else set()
+        if not file.exists():
+            return f"no store, {len(promised)} votes acknowledged" if promised else ""
+        with VotesStore(file) as store:
+            found = {str(vote["id"]) for vote in store.list()}
+        lost = promised - found
+        missing = at_end and len(found) < ROWS
+        return f"lost {sorted(lost)}, {len(found)} votes" if lost or missing else ""
+
+    return Operation(
+        name="the store of votes",
+        promise="P3",
+        function=_in_target(operations.vote),
+        before=lambda folder: (folder / "target").mkdir(parents=True),
+        arguments=lambda folder: [ROWS, str(folder / "acknowledged")],
         fault=fault,
         kept=22,
     )

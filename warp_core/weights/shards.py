@@ -40,7 +40,7 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 def parse_size(size: int | str) -> int:
     """Bytes from 5000000000, "5GB", "200MB" or "2GiB". Raises RecipeError for anything else or less than one byte."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(size).strip())
+    match = re.fullmatch(r"(\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-z]*)", str(size).strip())
     factor = _UNITS.get(match[2].upper()) if match else None
     size_bytes = int(float(match[1]) * factor) if match and factor else 0
     if size_bytes < 1:
