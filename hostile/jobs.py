@@ -58,10 +58,12 @@ class Followed:
     number: int
     was_cancelled: bool = False
     finals: set[JobState] = field(default_factory=set)
+    deepest: int = 0
 
     def see(self, job: Job) -> None:
         """Take the latest look in."""
         self.last = job
+        self.deepest = max(self.deepest, job.position)
         if job.state.is_final:
             self.finals.add(job.state)
 
@@ -134,11 +136,11 @@ def _client(url: str, number: int, count: int, models: Models) -> list[Followed]
         for index in range(count):
             request = _request(draw.choice(KINDS), session, index, draw, models)
             followed.append(Followed(engine.submit(request), index))
+            followed[-1].see(followed[-1].last)
             if draw.random() < CANCELLED:
                 one = draw.choice(followed[-10:])
                 one.was_cancelled = one.was_cancelled or not one.finals
                 one.see(engine.cancel(one.last.id))
-            _look(engine, followed)
         until = time.monotonic() + END_S
         while any(not one.finals for one in followed) and time.monotonic() < until:
             _look(engine, followed)
@@ -176,7 +178,11 @@ def _ends(followed: list[list[Followed]], took: str) -> Outcome:
             tally.check(len(one.finals) == 1 and one.finals <= allowed, said)
     everyone = [one for mine in followed for one in mine]
     stopped = sum(JobState.CANCELLED in one.finals for one in everyone)
-    return tally.outcome(f"{len(everyone)} jobs of {len(followed)} clients, {stopped} cancelled, {took}")
+    deepest = max(one.deepest for one in everyone)
+    tally.check(deepest > len(everyone) / 10, f"no more than {deepest} were waiting at once")
+    return tally.outcome(
+        f"{len(everyone)} jobs of {len(followed)} clients, up to {deepest} waiting, {stopped} cancelled, {took}"
+    )
 
 
 def _order(followed: list[list[Followed]]) -> Outcome:
