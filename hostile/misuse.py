@@ -19,8 +19,8 @@ SEED = 20261124
 LINES, QUICK_LINES = 3000, 150
 ANSWER_S = 90.0
 LONGEST_LINE = 20_000  # it may say what was given
-# These wait for a person or take hours when they are given something sound.
-LEFT_OUT = ("app", "serve", "demo")
+# These wait for a person, or take hours where what they are given is sound.
+LEFT_OUT = ("app", "serve", "demo", "study")
 # What sound values of these would make: a long computation.
 ALWAYS = {"--num-prompts": "2", "--samples": "1", "--max-new-tokens": "3", "--n": "1", "--reward": "length"}
 NASTY = (
