@@ -61,8 +61,11 @@ def cases(place: str, number: int) -> Iterator[Found]:
     (here / "prompts.txt").write_text("it is\nthe plot\n", encoding="utf-8")
     (here / "run.toml").write_text("[training]\nsteps = 0\n", encoding="utf-8")
     os.chdir(here)
+    from transformers.utils.logging import disable_progress_bar
+
     from warp_core.cli import build_parser
 
+    disable_progress_bar()  # the commands see to that before they import transformers, which was done above
     commands = next(one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction)).choices
     draw, names = random.Random(SEED), sorted(set(commands) - set(LEFT_OUT))
     outside = sorted(path.name for path in Path(place).iterdir())

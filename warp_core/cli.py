@@ -37,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {_shown(' '.join(message.split()))} (see {self.prog} --help)\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

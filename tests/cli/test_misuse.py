@@ -122,6 +122,7 @@ MISTAKES = {
     # The command itself.
     "": "COMMAND",
     "frobnicate": "invalid choice: 'frobnicate'",
+    "geometry --init init --policies policy0 a\x1b[31mb --bogus\x07": r"--bogus\x07",
     "merge": "--init, --policies, --out",
     "geometry --init init --policies policy0 --granularity word": "'layer', 'tensor', 'model'",
     f"{MERGE} --bogus": "unrecognized arguments: --bogus",
