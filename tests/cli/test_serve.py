@@ -201,6 +201,16 @@ def test_what_is_no_token_file(monkeypatch, tmp_path, content):
         given_token(str(file))
 
 
+def test_a_signal_before_the_server_runs_leaves_no_token(cli, monkeypatch, tmp_path):
+    def interrupted(message):
+        assert list(tmp_path.rglob("engine-*.token")), "it is written by then"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("warp_core.commands.serve.say", interrupted)
+    assert cli("serve", "--port", "0").code == 130
+    assert not list(tmp_path.rglob("engine-*.token"))
+
+
 def test_a_token_file_is_private_whatever_was_there(tmp_path):
     old = tmp_path / "cache" / "engine-8765.token"
     old.parent.mkdir()

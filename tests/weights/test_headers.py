@@ -37,6 +37,7 @@ def test_it_reads_what_safetensors_writes(tmp_path):
     ("header", "message"),
     [
         (f'{{"a":{ENTRY},"a":{ENTRY}}}', "duplicate key 'a'"),
+        ('{"a":{"dtype":"F32","shape":[2],"data_offsets":[-0,8]}}', "-0 for a number"),
         ('{"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}', "duplicate key 'dtype'"),
         ("{", "malformed"),
         ("[" * 100_000, "malformed"),

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from warp_core.errors import WorkspaceError
+from warp_core.workspace import sqlite as sqlite_module
+from warp_core.workspace.results import Results
 from warp_core.workspace.store import ResultsStore
 
 POINT = {"reward": 4.5, "kl": 14.1, "kind": "merge", "iteration": 1, "eta": 0.3}
@@ -104,6 +106,8 @@ def test_threads_share_a_store(path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
+from warp_core.workspace import sqlite as sqlite_module
+from warp_core.workspace.results import Results
 from warp_core.workspace.store import ResultsStore
 store = ResultsStore(Path(sys.argv[1]))
 for i in range(int(sys.argv[3])):
@@ -217,6 +221,26 @@ def test_a_missing_store_is_not_made_by_reading(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match="no results store here"):
         ResultsStore(tmp_path / "none.sqlite", read_only=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("begun", ["", "PRAGMA journal_mode = WAL"])
+def test_a_file_whose_maker_was_interrupted_is_empty_and_can_be_written(tmp_path, monkeypatch, begun):
+    monkeypatch.setattr(sqlite_module, "_MADE_WITHIN_S", 0.05)
+    path = tmp_path / "results.sqlite"
+    db = sqlite3.connect(path)
+    db.execute(begun or "PRAGMA user_version")
+    db.close()
+    path.touch()
+    with ResultsStore(path, read_only=True) as store:
+        assert store.keys() == []
+        with pytest.raises(WorkspaceError, match="read"):
+            store.put_point("a", {})
+    results = Results(path)
+    assert results.get_point("a") is None
+    results.put_point("a", {"kl": 1.0})
+    results.close()
+    with ResultsStore(path, read_only=True) as store:
+        assert store.keys() == ["a"]
 
 
 @pytest.mark.parametrize("read_only", [False, True])

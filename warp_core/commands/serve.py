@@ -15,7 +15,7 @@ import uvicorn
 
 from warp_core.commands.answer import Answer
 from warp_core.commands.console import say
-from warp_core.commands.token_file import TOKEN_VARIABLE, given_token, write_token
+from warp_core.commands.token_file import TOKEN_VARIABLE, given_token, token_path, write_token
 from warp_core.service.interface import Engine
 from warp_core.service.listening import host_names, is_loopback, listen
 from warp_core.service.server import create_app
@@ -46,12 +46,12 @@ def serve(args: Namespace) -> Answer:
         port = listener.getsockname()[1]
         if not is_loopback(hosts[0]):
             say(OPEN.format(host=hosts[0]))
-        token_file = None
-        if token is None:
-            token = secrets.token_urlsafe(32)
-            token_file = write_token(token, port)
-            say(f"the token is in {token_file}")
+        token_file = token_path(port) if token is None else None
         try:
+            if token is None:
+                token = secrets.token_urlsafe(32)
+                token_file = write_token(token, port)
+                say(f"the token is in {token_file}")
             # Requests wait for it, so that the server and whoever asks it start meanwhile.
             engine = WakingEngine(lambda: _local_engine(extra_runs))
             url = f"http://{_name(hosts)}:{port}"

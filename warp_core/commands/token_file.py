@@ -6,7 +6,7 @@ from pathlib import Path
 from warp_core.errors import ConfigError
 from warp_core.workspace.paths import cache_root
 
-__all__ = ["TOKEN_VARIABLE", "given_token", "write_token"]
+__all__ = ["TOKEN_VARIABLE", "given_token", "token_path", "write_token"]
 
 TOKEN_VARIABLE = "WARP_ENGINE_TOKEN"
 
@@ -31,9 +31,14 @@ def given_token(file: str | None) -> str | None:
     return token or None
 
 
+def token_path(port: int) -> Path:
+    """Where the token of the engine on a port is written."""
+    return cache_root() / f"engine-{port}.token"
+
+
 def write_token(token: str, port: int) -> Path:
     """Write the token of the engine on a port where only this user reads it; return the file."""
-    path = cache_root() / f"engine-{port}.token"
+    path = token_path(port)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)  # of an engine that was killed; whatever its permissions are
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -10,7 +10,13 @@ __all__ = ["Fault", "explain"]
 
 DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 FILE_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ESTALE, errno.EIO)  # behind our back
-NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "Cannot allocate memory (os error 12)", "std::bad_alloc")
+NO_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "Cannot allocate memory (os error 12)",
+    "std::bad_alloc",
+    "could not create a primitive",  # oneDNN
+    "can't start new thread",  # there is no room for its stack
+)
 OUT_OF_MEMORY = "out of memory: choose a smaller model, fewer completions at once or a shorter length"
 
 

@@ -68,7 +68,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     size, text = _read_text(path)
     try:
         # Decoded here: given bytes, json would take UTF-16 and UTF-32 as well.
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_int=_whole)
     except (ValueError, RecursionError) as err:
         raise CheckpointError(f"{path}: the safetensors header is malformed ({err}); get the file again") from None
     if not isinstance(header, dict):
@@ -138,6 +138,12 @@ def _dtype(path: Path, name: str, dtype: Any) -> torch.dtype:
 
 def _whole_numbers(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
+
+
+def _whole(text: str) -> int:
+    if text == "-0":  # safetensors does not take it for a whole number
+        raise ValueError("-0 for a number")
+    return int(text)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -51,8 +51,8 @@ class Database:
     """One SQLite file of a given layout.
 
     path: the file; it and its parents are made if missing. read_only: nothing on the disk is touched, and the folder
-    may be read-only; the file must exist. busy_s: how long to wait for other writers. Raises WorkspaceError for a
-    missing, damaged, foreign or newer file.
+    may be read-only; the file must exist (one without tables, whose maker was interrupted, is read as empty). busy_s:
+    how long to wait for other writers. Raises WorkspaceError for a missing, damaged, foreign or newer file.
     """
 
     connection: sqlite3.Connection
@@ -129,10 +129,7 @@ class Database:
             db.execute("PRAGMA foreign_keys = ON")
             db.execute("BEGIN IMMEDIATE")  # of several processes that open a new file, one makes the tables
             if db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-                for statement in self.layout.schema.split(";\n"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA application_id = {self.layout.application_id}")
-                db.execute(f"PRAGMA user_version = {self.layout.version}")
+                self._make_tables(db)
             db.execute("COMMIT")
             self._check_schema(db)
         except BaseException:
@@ -154,8 +151,20 @@ class Database:
             shutil.copyfile(file, Path(self._scratch.name) / file.name)
         return self._opened(self._connect(Path(self._scratch.name) / self.path.name, "rw"))
 
+    def _make_tables(self, db: sqlite3.Connection) -> None:
+        for statement in self.layout.schema.split(";\n"):
+            db.execute(statement)
+        db.execute(f"PRAGMA application_id = {self.layout.application_id}")
+        db.execute(f"PRAGMA user_version = {self.layout.version}")
+
     def _opened(self, db: sqlite3.Connection) -> sqlite3.Connection:
+        """The connection for reading, checked; an empty database in the place of one whose maker was interrupted."""
         try:
+            if not _objects_when_made(db) and db.execute("PRAGMA application_id").fetchone() == (0,):
+                db.close()
+                db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+                self._make_tables(db)
+                db.execute("PRAGMA query_only = ON")
             self._check_schema(db)
         except BaseException:
             db.close()
@@ -164,9 +173,7 @@ class Database:
 
     def _check_schema(self, db: sqlite3.Connection) -> None:
         """Refuse a file that is not ours: other tables, another version, or code (triggers, views) in the schema."""
-        until = time.monotonic() + _MADE_WITHIN_S
-        while not (names := _objects_in(db)) and time.monotonic() < until:
-            time.sleep(0.01)  # another process is making it: the file is there before its tables are
+        names = _objects_when_made(db)
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (application,) = db.execute("PRAGMA application_id").fetchone()
         layout = self.layout
@@ -204,9 +211,14 @@ class Database:
                 return
 
 
-def _objects_in(db: sqlite3.Connection) -> set[tuple[str, str]]:
-    """Type and name of all tables, triggers and views."""
-    return {tuple(row) for row in db.execute("SELECT type, name FROM sqlite_master WHERE sql IS NOT NULL")}
+def _objects_when_made(db: sqlite3.Connection) -> set[tuple[str, str]]:
+    """Type and name of all tables, triggers and views; another process may be making them: the file comes first."""
+    until = time.monotonic() + _MADE_WITHIN_S
+    while True:
+        names = {tuple(row) for row in db.execute("SELECT type, name FROM sqlite_master WHERE sql IS NOT NULL")}
+        if names or time.monotonic() > until:
+            return names
+        time.sleep(0.01)
 
 
 def _advice(message: str) -> str:
