@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-__all__ = ["ADAPTERS", "CASES", "FolderCase", "Scene", "pickle_that_runs"]
+__all__ = ["ADAPTERS", "CASES", "INDEX", "NAMELESS", "WEIGHTS", "FolderCase", "Scene", "pickle_that_runs"]
 
 Tensors = dict[str, torch.Tensor]
-Expected = Literal["refused", "told", "loaded"]
+Expected = Literal["refused", "unmerged", "told", "loaded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,9 @@ class FolderCase:
 
     Attributes:
         damage: makes it out of a sound copy; its docstring explains it.
-        expected: "refused": it cannot be opened or not be mixed, and nothing is written; "told": `check` names the
-            fault, and a merge that is written all the same holds exactly the tensors; "loaded": it is what plain
-            transformers loads.
+        expected: "refused": it cannot be opened or not be mixed, and nothing is written; "unmerged": it opens, because
+            only its numbers are at fault, and every merge refuses it; "told": `check` names the fault, and what is
+            loaded and merged all the same is right; "loaded": sound, it is what plain transformers loads.
         named: what a refusal must name; "a|b" for either.
     """
 
@@ -168,6 +168,13 @@ def other_tokenizer(scene: Scene) -> None:
     vocab = document["model"]["vocab"]
     vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
     path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def shard_left_over(scene: Scene) -> None:
+    """A shard of an older save with more of them; the index, which is sound, does not name it."""
+    weight_map = scene.use_shards()
+    old = load_file(scene.folder / sorted(set(weight_map.values()))[0])
+    save_file({name: tensor + 1 for name, tensor in old.items()}, scene.folder / "model-00009-of-00009.safetensors")
 
 
 def only_pickle(scene: Scene) -> None:
@@ -438,7 +445,7 @@ def complex_weights(scene: Scene) -> None:
 
 def mixed_dtypes(scene: Scene) -> None:
     """Some tensors in half the width: allowed, and kept exactly."""
-    scene.tensors(lambda tensors: tensors.update({NORM: tensors[NORM].bfloat16().float()}))
+    scene.tensors(lambda tensors: tensors.update({NORM: tensors[NORM].bfloat16()}))
 
 
 def scalar_tensor(scene: Scene) -> None:
@@ -564,6 +571,7 @@ CASES = (
     FolderCase(damage=other_heads, expected="refused", named="head|k_proj"),
     FolderCase(damage=other_vocabulary, expected="refused", named="vocab_size|lm_head"),
     FolderCase(damage=other_tokenizer, expected="refused", named="tokenizer"),
+    FolderCase(damage=shard_left_over, expected="told", named="model-00009-of-00009"),
     FolderCase(damage=only_pickle, expected="refused", named="pickle"),
     FolderCase(damage=pickle_beside, expected="loaded"),
     FolderCase(damage=own_code, expected="loaded"),
@@ -602,8 +610,8 @@ CASES = (
     FolderCase(damage=model_type_missing, expected="refused", named="model_type"),
     FolderCase(damage=quantised, expected="refused", named="quantization_config"),
     FolderCase(damage=encoder_decoder, expected="refused", named="lm_head.weight"),
-    FolderCase(damage=nan_weight, expected="refused", named=UP),
-    FolderCase(damage=infinite_weight, expected="refused", named=UP),
+    FolderCase(damage=nan_weight, expected="unmerged", named=UP),
+    FolderCase(damage=infinite_weight, expected="unmerged", named=UP),
     FolderCase(damage=zero_weights, expected="loaded"),
     FolderCase(damage=integer_weights, expected="refused", named=UP),
     FolderCase(damage=float8_weights, expected="refused", named=UP),
@@ -746,4 +754,4 @@ BASES = {
     "the base is a number": 7,
     "the base holds a line break": "a\nb",
 }
-NAMELESS = tuple(_settings(line, "base_model", base_model_name_or_path=name) for line, name in BASES.items())
+NAMELESS = tuple(_settings(line, "base_model", "told", base_model_name_or_path=name) for line, name in BASES.items())

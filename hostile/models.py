@@ -1,7 +1,12 @@
-"""Model folders that lie: each is refused by name or is what plain transformers loads; no merge of one is wrong."""
+"""Model folders that lie: each is refused by name or is what plain transformers loads; no merge of one is wrong.
+
+What must come of a case stands in the case (`hostile.input_folders.FolderCase.expected`): that `check` names a fault
+excuses no merge that goes on with it, unless what is written is right, number for number.
+"""
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -14,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from hostile.input_child import Found, watched
-from hostile.input_folders import ADAPTERS, CASES, NAMELESS, FolderCase, Scene
+from hostile.input_folders import ADAPTERS, CASES, INDEX, NAMELESS, WEIGHTS, FolderCase, Scene
 from hostile.outcomes import Outcome, Tally
 from tests import tiny
 from warp_core.cli import main
@@ -28,9 +33,8 @@ __all__ = ["attack", "cases"]
 ANSWER_S = 60.0
 REFUSED_S = 2.0
 NOBODY = 65534
-ALIKE = 2e-5
-QUICK = 4
-"""Every so many cases go through the command line as well, in the quick part."""
+HALF = ("--method", "slerp", "--eta", 0.5)
+WHOLE = ("--method", "lerp")
 
 
 def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
@@ -39,20 +43,22 @@ def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
         "opened": Tally(
             "full models, opened",
             promise="P5",
-            holds="refused in 2 s in one line that names what is wrong, or opened and mixable",
+            holds="as each case says: refused in 2 s in one line that names what is wrong, or what transformers loads",
         ),
         "checked": Tally(
-            "full models, checked", promise="P5", holds="a fault is listed, what is sound is called sound"
+            "full models, checked", promise="P5", holds="a fault is listed by name, what is sound is called sound"
         ),
         "merged": Tally(
             "full models, merged by the command",
             promise="P5",
-            holds="exit code 2, one line and no folder; or the model that transformers loads, equal in every number",
+            holds="exit code 2, one line that names it and no folder; or right: the bits of the model itself at eta 1,"
+            " float64 arithmetic half way",
         ),
         "adapters": Tally(
             "adapters",
             promise="P5",
-            holds="refused in 2 s in one line that names what is wrong, or equal to what PEFT computes, merged too",
+            holds="refused in 2 s in one line that names what is wrong, or equal to what PEFT computes, merged too;"
+            " without their base refused, told by `check`, and right over the init",
         ),
         "others": Tally("special folders", promise="P4", holds="zero layers, scalars, unreadable files: as said above"),
         "canary": Tally("code in the folders", promise="P4", holds="the file that the code would make is not there"),
@@ -79,17 +85,13 @@ def cases(place: str, quick: bool) -> Iterator[Found]:
         case.damage(scene)
         yield _found("opened", case, lambda case=case, folder=folder: _open_fault(case, models.init, folder))  # type: ignore[misc]
         yield _found("checked", case, lambda case=case, folder=folder: _check_fault(case, models.init, folder))  # type: ignore[misc]
-        if not quick or number % QUICK == 0 or case.expected == "loaded":
-            yield _found("merged", case, lambda case=case, folder=folder: _merge_fault(case, models.init, folder))  # type: ignore[misc]
+        yield _found("merged", case, lambda case=case, folder=folder: _merge_fault(case, models.init, folder))  # type: ignore[misc]
         _remove(folder.parent)
     for number, case in enumerate((*ADAPTERS, *NAMELESS)):
         scene, folder = models.adapter_scene(f"adapter-{number}", canary)
         case.damage(scene)
-        named = case in NAMELESS
-        yield _found("adapters", case, lambda c=case, f=folder, n=named: _adapter_fault(c, models.init, f, alone=n))  # type: ignore[misc]
-        if not quick or number % QUICK == 0 or case.expected == "loaded":
-            command = lambda c=case, f=folder, n=named: _adapter_merge_fault(c, models.init, f, alone=n)  # type: ignore[misc]  # noqa: E731
-            yield _found("adapters", case, command)
+        yield _found("adapters", case, lambda c=case, f=folder: _adapter_fault(c, models.init, f))  # type: ignore[misc]
+        yield _found("adapters", case, lambda c=case, f=folder: _adapter_merge_fault(c, models.init, f))  # type: ignore[misc]
         _remove(folder.parent)
     for name, one in _special(root / "special", models).items():
         yield {"group": "others", "case": name} | {"fault": _fault_of(one)}
@@ -143,14 +145,12 @@ def _open_fault(case: FolderCase, init: Path, folder: Path) -> str:
     began = time.process_time()
     start = open_checkpoint(init)
     try:
-        opened = open_checkpoint(folder)
-        require_mixable(start, [opened])
+        require_mixable(start, [open_checkpoint(folder)])
     except CheckpointError as error:
         return _refusal_fault(error, case, began) if case.expected == "refused" else f"refused: {error}"
-    if case.expected == "loaded":
-        return _loaded_fault(folder)
-    # What only the weights themselves or transformers can show: loading it as a policy refuses it, or `check` does.
-    return "" if _named_by_check(case, folder) else "opened and mixed"
+    if case.expected == "refused":
+        return "opened and mixable"
+    return "" if case.expected == "unmerged" else _loaded_fault(folder)
 
 
 def _loaded_fault(folder: Path) -> str:
@@ -158,10 +158,6 @@ def _loaded_fault(folder: Path) -> str:
     ours = tiny.logits_of(load_policy(folder, device=torch.device("cpu")).model)
     theirs = tiny.logits_of(tiny.load_model(folder))
     return "" if torch.equal(ours, theirs) else "the logits are not those of transformers"
-
-
-def _named_by_check(case: FolderCase, folder: Path) -> bool:
-    return any(case.is_named_in(problem) for problem in check_checkpoint(folder))
 
 
 def _check_fault(case: FolderCase, init: Path, folder: Path) -> str:
@@ -186,33 +182,65 @@ def _command(*arguments: Any) -> tuple[int, str]:
     return code, said.getvalue()
 
 
-def _misuse_fault(code: int, said: str, out: Path) -> str:
+def _misuse_fault(code: int, said: str, out: Path, case: FolderCase | None = None) -> str:
+    """What is wrong with a refusal of the command; "" where nothing is."""
     if code != 2 or "Traceback" in said:
         return f"exit code {code}: {said[-300:]}"
     last = [line for line in said.splitlines() if line.startswith("warp-core: ")]
     if len(last) != 1:
         return f"not one line: {said[-300:]!r}"
+    if case is not None and not case.is_named_in(last[0]):
+        return f"does not name {case.named!r}: {last[0]}"
     return "a folder was written" if out.exists() else ""
 
 
 def _merge_fault(case: FolderCase, init: Path, folder: Path) -> str:
-    """Write the folder alone as a merge: it must be that model, or there must be none."""
-    out = folder.parent / "out"
-    code, said = _command("merge", "--init", init, "--policies", folder, "--method", "lerp", "--out", out)
-    if code or case.expected == "refused":
-        if case.expected == "loaded":
+    """Merge the folder alone with the init: refused, or right in every number."""
+    whole, half = folder.parent / "whole", folder.parent / "half"
+    for out, options in ((whole, WHOLE), (half, HALF)):
+        code, said = _command("merge", "--init", init, "--policies", folder, *options, "--out", out)
+        if case.expected in ("refused", "unmerged"):
+            if fault := _misuse_fault(code, said, out, case):
+                return f"{' '.join(map(str, options))}: {fault}"
+        elif code:
             return f"exit code {code}: {said[-300:]}"
-        # Some faults show only when the model is run: then what is written is what was given, number for number.
-        return _misuse_fault(code, said, out) if code else _same_fault(folder, out)
-    return _same_fault(folder, out) or _loaded_fault(out) or _logits_fault(folder, out)
+    if case.expected in ("refused", "unmerged"):
+        return ""
+    return (
+        _same_fault(folder, whole)
+        or _half_fault(init, folder, half)
+        or _loaded_fault(whole)
+        or _logits_fault(folder, whole)
+    )
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a full model, as the index says where there is one."""
+    if not (folder / INDEX).exists():
+        return load_file(folder / WEIGHTS)
+    files = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    return {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
 
 
 def _same_fault(folder: Path, out: Path) -> str:
-    given, written = load_file(folder / "model.safetensors"), load_file(out / "model.safetensors")
+    """Whether a merge at eta 1 is the policy: every value to the bit, whatever width the init has."""
+    given, written = _weights(folder), _weights(out)
     if given.keys() != written.keys():
         return f"other tensors were written: {sorted(given.keys() ^ written.keys())[:3]}"
-    worst = max(float((given[name].float() - written[name].float()).abs().max()) for name in given)
-    return "" if worst <= ALIKE else f"a tensor is off by {worst:g}"
+    wrong = [name for name in given if not torch.equal(given[name].double(), written[name].double())]
+    return f"tensor {wrong[0]} is not that of the policy" if wrong else ""
+
+
+def _half_fault(init: Path, folder: Path, out: Path) -> str:
+    """Whether a merge at eta 0.5 lies half way, by float64; a single policy has no angle to another one."""
+    first, given, written = _weights(init), _weights(folder), _weights(out)
+    if given.keys() != written.keys():
+        return f"other tensors were written half way: {sorted(given.keys() ^ written.keys())[:3]}"
+    for name, tensor in given.items():
+        expected = (first[name].double() + tensor.double()) / 2
+        if not torch.allclose(written[name].double(), expected, rtol=1e-6, atol=1e-8):
+            return f"tensor {name} is not half way: off by {float((written[name].double() - expected).abs().max()):g}"
+    return ""
 
 
 def _logits_fault(folder: Path, out: Path) -> str:
@@ -220,38 +248,49 @@ def _logits_fault(folder: Path, out: Path) -> str:
     return "" if torch.allclose(one, other, atol=1e-3) else "the logits differ"
 
 
-def _adapter_fault(case: FolderCase, init: Path, folder: Path, *, alone: bool) -> str:
+def _adapter_fault(case: FolderCase, init: Path, folder: Path) -> str:
     began = time.process_time()
+    start = open_checkpoint(init)
     try:
-        opened = open_checkpoint(folder, base=None if alone else init)
-        require_mixable(open_checkpoint(init), [opened])
+        # What names no base that is here must not be given one unasked.
+        opened = open_checkpoint(folder, base=None if case.expected == "told" else init)
+        require_mixable(start, [opened])
         read_adapter(opened)
     except CheckpointError as error:
-        return _refusal_fault(error, case, began) if case.expected == "refused" else f"refused: {error}"
-    if case.expected == "refused":
-        return "opened and read"
+        if case.expected == "loaded":
+            return f"refused: {error}"
+        fault = _refusal_fault(error, case, began)
+        return fault or (_adapter_loaded_fault(init, folder) if case.expected == "told" else "")
+    return _adapter_loaded_fault(init, folder) if case.expected == "loaded" else "opened and read"
+
+
+def _adapter_loaded_fault(init: Path, folder: Path) -> str:
+    """Whether an adapter over a base that it is given is what PEFT computes."""
+    opened = open_checkpoint(folder, base=init)
     ours = tiny.logits_of(load_checkpoint(opened, device=torch.device("cpu")).model)
+    return _peft_fault(ours, init, folder)
+
+
+def _peft_fault(ours: torch.Tensor, init: Path, folder: Path) -> str:
     theirs = tiny.logits_of(tiny.load_model(folder, base=init))
     difference = float((ours - theirs).abs().max())
     return "" if difference < 1e-3 else f"the logits differ from PEFT's by {difference:g}"
 
 
-def _adapter_merge_fault(case: FolderCase, init: Path, folder: Path, *, alone: bool) -> str:
+def _adapter_merge_fault(case: FolderCase, init: Path, folder: Path) -> str:
+    """Merge an adapter by the command, which takes the init for a base that is not where it says."""
     out = folder.parent / "out"
-    base = [] if alone else ["--base", init]
+    base = [] if case.expected == "told" else ["--base", init]
     checked, listed = _command("check", folder, *base)
     if (checked == 0) != (case.expected == "loaded"):
         return f"check: exit code {checked}: {listed[-300:]}"
-    code, said = _command("merge", "--init", init, "--policies", folder, *base, "--method", "lerp", "--out", out)
-    if alone:  # the command falls back on the init where the base that is named is not here
-        return f"exit code {code}: {said[-300:]}" if code else ""
+    code, said = _command("merge", "--init", init, "--policies", folder, *base, *WHOLE, "--out", out)
     if case.expected == "refused":
-        return _misuse_fault(code, said, out)
+        return _misuse_fault(code, said, out, case)
     if code:
         return f"exit code {code}: {said[-300:]}"
-    ours, theirs = tiny.logits_of(tiny.load_model(out)), tiny.logits_of(tiny.load_model(folder, base=init))
-    difference = float((ours - theirs).abs().max())
-    return "" if difference < 1e-3 else f"the merged logits differ from PEFT's by {difference:g}"
+    fault = _peft_fault(tiny.logits_of(tiny.load_model(out)), init, folder)
+    return f"merged, {fault}" if fault else ""
 
 
 def _special(root: Path, models: _Models) -> dict[str, Callable[[], str]]:
@@ -294,7 +333,8 @@ def _stored_head_fault(root: Path) -> str:
     fault = _logits_fault(policy, root / "out")
     scene.tensors(lambda tensors: tensors["lm_head.weight"][0].add_(1))
     code, said = _command("merge", "--init", init, "--policies", policy, "--out", root / "out2")
-    return fault or ("" if code == 2 and "lm_head.weight" in said else f"another head was taken: {said[-300:]}")
+    case = FolderCase(damage=_stored_head_fault, expected="refused", named="lm_head.weight")  # type: ignore[arg-type]
+    return fault or _misuse_fault(code, said, root / "out2", case)
 
 
 def _scalar_fault(root: Path) -> str:
@@ -308,25 +348,35 @@ def _scalar_fault(root: Path) -> str:
 
 
 def _missing_in_both_fault(root: Path) -> str:
-    """The models fit each other, and transformers would fill both with random numbers: `check` and loading say so."""
+    """The models fit each other, so the merge is right in every tensor that there is; but transformers would fill
+    both with random numbers: `check` tells it of what is given and of what is written, and loading refuses both."""
     init = tiny.make_model("llama", root / "init")
     policy = tiny.make_policies(init, root, num=1)[0]
     name = "model.layers.1.mlp.up_proj.weight"
     for folder in (init, policy):
         Scene(folder=folder, sharded=folder, canary=root / "canary", small=True).tensors(lambda one: one.pop(name))
-    if not any(name in problem for problem in check_checkpoint(policy, init=init)):
-        return "check does not name it"
-    try:
-        load_policy(policy, device=torch.device("cpu"))
-    except CheckpointError as error:
-        return "" if name in str(error) else f"not named: {error}"
-    return "loaded"
+    code, said = _command("merge", "--init", init, "--policies", policy, "--out", root / "out")
+    if code:
+        return f"exit code {code}: {said[-300:]}"
+    if fault := _same_fault(policy, root / "out"):
+        return fault
+    for folder in (policy, root / "out"):
+        if not any(name in problem for problem in check_checkpoint(folder, init=init)):
+            return f"check does not name it in {folder.name}"
+        try:
+            load_policy(folder, device=torch.device("cpu"))
+        except CheckpointError as error:
+            if name not in str(error):
+                return f"not named: {error}"
+        else:
+            return f"{folder.name} was loaded"
+    return ""
 
 
 def _wide_rank_fault(root: Path, init: Path) -> str:
     adapter = tiny.make_adapter(init, root / "adapter", rank=80)
     case = FolderCase(damage=_wide_rank_fault, expected="loaded")  # type: ignore[arg-type]
-    return _adapter_fault(case, init, adapter, alone=False) or _adapter_merge_fault(case, init, adapter, alone=False)
+    return _adapter_fault(case, init, adapter) or _adapter_merge_fault(case, init, adapter)
 
 
 def _other_base_fault(root: Path, models: _Models) -> str:

@@ -72,7 +72,8 @@ def _lengths() -> Iterator[HostileFile]:
     yield _one("seven-bytes", bytes(7), "shorter than the length of the header")
     yield _one("length-zero", bytes(8), "a header of length 0")
     yield _one("length-max", b"\xff" * 8 + b"{}", "a header of 2^64 - 1 bytes")
-    yield _one("length-negative", struct.pack("<q", -1) + b"{}", "a length that is -1 to whoever reads it signed")
+    back = "a length that is -8, back to byte 0, to whoever reads it signed"
+    yield _one("length-negative", struct.pack("<q", -8) + b"{}", back)
     yield _one("length-100mb", _whole("{}", b"", length=100_000_000), "a header of 100 MB that is not there")
     yield _one("length-one-more", _whole(_entry(), b"", length=len(_entry()) + 1), "the header ends after the file")
     yield _one("length-one-less", _whole(_entry(), length=len(_entry()) - 1), "the header lacks its last brace")
