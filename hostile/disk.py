@@ -4,7 +4,6 @@ A full and a read-only disk are a small tmpfs of our own, which needs the right 
 """
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ import psutil
 
 from hostile import crash_operations as operations
 from hostile.crash_child import leftovers, start
+from hostile.disk_engine import alike, engine_on_a_full_disk
 from hostile.outcomes import Outcome, Tally
 from hostile.running_programs import Programs, interruptible, wait_for
 from hostile.running_stages import Ended, Stages, Stop
@@ -28,10 +28,10 @@ from warp_core.training.config import config_to_toml
 from warp_core.workspace.votes import VotesStore
 
 SIZE_MB = 16
+ENGINE_MB = 96  # the bundled run is copied there
 LEFT_KB = (0, 4, 12, 24, 48, 96)
 QUICK_LEFT_KB = 24
 VOTES = 200
-DIGITS = 1e-6  # nats and rewards
 STAGES = {
     "train": ("warp_core.training.reinforce.Learner.step", 2),
     "merge": ("warp_core.weights.streamed.write_model_files", 1),
@@ -50,6 +50,15 @@ def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
             with _disk(place / "disk") as disk:
                 yield from _on_a_full_disk(site, disk, quick=quick)
                 yield _on_a_read_only_disk(site, disk, quick=quick)
+            with _disk(place / "engine", size_mb=ENGINE_MB) as disk:
+                yield from engine_on_a_full_disk(
+                    programs,
+                    disk,
+                    place / "models",
+                    lambda left_kb: _fill(disk, left_kb),
+                    (0,) if quick else LEFT_KB,
+                    pages=not quick,
+                )
         else:
             # Nothing was tried, which counts as a failure: it is not known.
             yield Tally("a full and a read-only disk", promise="P1, P13", holds="").outcome("mounting is not allowed")
@@ -153,19 +162,9 @@ class _Points:
         self.points = sorted(points, key=lambda point: json.dumps([point["recipe"], point["policy"]], sort_keys=True))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Points) and _alike(self.points, other.points)
+        return isinstance(other, _Points) and alike(self.points, other.points)
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def _alike(one: Any, other: Any) -> bool:
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=1e-5, abs_tol=DIGITS)
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_alike, one, other))
-    return bool(one == other)
 
 
 def _run_content(run: Path) -> tuple[Any, ...]:
@@ -181,10 +180,10 @@ def _may_mount(place: Path) -> bool:
 
 
 @contextmanager
-def _disk(place: Path) -> Iterator[Path]:
+def _disk(place: Path, *, size_mb: int = SIZE_MB) -> Iterator[Path]:
     """A small file system of our own."""
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m", "tmpfs", place], check=True, capture_output=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", place], check=True, capture_output=True)
     try:
         yield place
     finally:

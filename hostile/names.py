@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -10,14 +11,21 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import httpx
+import psutil
 import torch
 from pydantic import BaseModel, ValidationError
 
 from hostile.outcomes import Outcome, Tally
+from hostile.running_programs import wait_for
 from tests import tiny
+from tests.service.served import TOKEN, served
+from tests.training.runs import tiny_config
 from warp_core.cli import main
 from warp_core.errors import WarpError
+from warp_core.service.documents import RunState
 from warp_core.service.engine import LocalEngine
 from warp_core.service.exports import export
 from warp_core.service.library import Library
@@ -25,6 +33,7 @@ from warp_core.service.places import parse_place
 from warp_core.service.protocol import (
     SFT,
     ExportRequest,
+    Failure,
     MeasureRequest,
     PreviewRequest,
     Selection,
@@ -32,9 +41,12 @@ from warp_core.service.protocol import (
     Vote,
 )
 from warp_core.studies.catalogue import chosen_studies
+from warp_core.training.config import config_to_mapping
 from warp_core.workspace.paths import find_run, run_path, safe_name
 
 __all__ = ["NAMES", "attack"]
+
+TRAINED_S = 180.0
 
 # name -> what it tries
 NAMES = {
@@ -136,6 +148,7 @@ def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
         yield _requests(scene)
         yield _engine(scene, quick=quick)
         yield _commands(scene, quick=quick)
+        yield _trainings(scene, quick=quick)
     finally:
         os.chdir(here)
         for name, value in before.items():
@@ -433,3 +446,92 @@ def _command(arguments: list[str]) -> tuple[int, str]:
         except Exception as error:
             return 1, f"{type(error).__name__}: {error}"
     return code, said.getvalue()
+
+
+def _trainings(scene: _Scene, *, quick: bool) -> Outcome:
+    """Start a run of every name over HTTP, past the client, which would refuse some by itself."""
+    tally = Tally(
+        "runs started over HTTP",
+        promise="P10",
+        holds="status 422 and one line, no process, nothing made; or trained to its end under precisely that name",
+    )
+    changes: dict[str, Any] = {"reward": {"terms": ["length"]}, "training": {"steps": 1, "evaluate_every": 0}}
+    config = config_to_mapping(tiny_config(scene.place / "models", scene.init, **changes))
+    engine = LocalEngine()
+    engine.runs()  # copies the bundled run
+    free = [name for name in NAMES if _is_free(scene, name)]
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    try:
+        with served(engine) as url, httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as client:
+            before = scene.picture()
+            for name in NAMES:
+                query = f"?name={quote(name, errors='surrogatepass')}"
+                # That a run of that name is resumed is tried by others.
+                asked: dict[str, tuple[str, Any]] = {"stop": (f"/stop{query}", None)} | (
+                    {} if name == "tiny" else {"resume": ("/train", None)}
+                )
+                asked |= {} if name in free else {"start": ("/train", config)}
+                for what, (path, given) in asked.items():
+                    problem = _unlike_a_refusal(_posted(client, path, name, given))
+                    tally.check(not problem, f"{what} {name[:50]!r}: {problem}")
+                    problem = str(psutil.Process().children() or "") or scene.harm(before)
+                    tally.check(not problem, f"{what} {name[:50]!r}: refused, and {problem}")
+            wanted = [name for name in free if not quick or name in SOUND]
+            for name in wanted:
+                problem = _unlike_a_start(_posted(client, "/train", name, config), name)
+                tally.check(not problem, f"start {name[:50]!r}: {problem}")
+            _check_trained(tally, scene, client, wanted)
+            harm = scene.harm(before, allowed=tuple(part for name in wanted for part in (name, f".training/{name}")))
+            tally.check(not harm, harm)
+    finally:
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                child.kill()
+        engine.close()
+    return tally.outcome(f"{len(NAMES)} names, {len(wanted)} of them trained")
+
+
+def _is_free(scene: _Scene, name: str) -> bool:
+    """Whether a new run may have a name: it is sound, and at most an empty folder has it."""
+    folder = scene.workspace / name
+    return _is_sound(name) and (not folder.exists() or (folder.is_dir() and not any(folder.iterdir())))
+
+
+def _posted(client: httpx.Client, path: str, name: str, config: dict[str, Any] | None) -> httpx.Response:
+    # Half a character goes over the wire as an escape.
+    return client.post(path, content=json.dumps({"name": name, "config": config}))
+
+
+def _unlike_a_refusal(answer: httpx.Response) -> str:
+    try:
+        said = Failure.model_validate_json(answer.content).error
+    except ValidationError:
+        return f"{answer.status_code} {answer.text[:200]!r}"
+    is_line = said.isprintable() and 10 < len(said) < 2000 and "fault of warp-core" not in said
+    return "" if answer.status_code == 422 and is_line else f"{answer.status_code} {said[:200]!r}"
+
+
+def _unlike_a_start(answer: httpx.Response, name: str) -> str:
+    if answer.status_code != 200:
+        return f"{answer.status_code} {answer.text[:200]!r}"
+    run = answer.json()
+    return "" if (run["name"], run["state"]) == (name, RunState.RUNNING) else f"{run['state']} as {run['name']!r}"
+
+
+def _check_trained(tally: Tally, scene: _Scene, client: httpx.Client, names: list[str]) -> None:
+    """Wait until runs have ended: each is in the list once, under its name, finished, in the folder of that name."""
+
+    def listed(name: str) -> list[dict[str, Any]]:
+        return [run for run in client.get("/runs").json() if run["name"] == name]
+
+    for name in names:
+        with suppress(TimeoutError):
+            wait_for(
+                lambda name=name: all(run["state"] != RunState.RUNNING for run in listed(name)),  # type: ignore[misc]
+                within_s=TRAINED_S,
+                every_s=0.2,
+            )
+        found = [(run["state"], run["error"]) for run in listed(name)]
+        tally.check(found == [(RunState.FINISHED, None)], f"{name[:50]!r} is listed as {found}")
+        path = client.get("/run", params={"name": name}).json().get("path")
+        tally.check(path == str(scene.workspace / name), f"{name[:50]!r} lies in {path}")

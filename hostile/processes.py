@@ -36,6 +36,8 @@ from warp_core.service.protocol import (
 from warp_core.training.config import config_to_mapping
 from warp_core.weights import open_checkpoint
 from warp_core.workspace.paths import workspace_root
+from warp_core.workspace.results import shared_results_file
+from warp_core.workspace.store import ResultsStore
 
 SEED = 20260105
 CLEAN_S = 10.0
@@ -50,6 +52,26 @@ KILLS = {
     "the engine and its successor": [("serve twice", "sampling")],
 }
 STEPS = 60
+PLACES, EXPORTS, TOKENS = 60, 4, 200
+TRIES = 4  # for a kill to come in the middle
+SOON_S = 0.05  # in which no half of a sampling can be done
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activity:
+    """Something long that was begun.
+
+    Attributes:
+        kind: one of ACTIVITIES.
+        name: of its run, or its session.
+        jobs: ids, in the order in which they are done.
+        before: points that there were beforehand.
+    """
+
+    kind: str
+    name: str
+    jobs: tuple[str, ...] = ()
+    before: int = 0
 
 
 @dataclass
@@ -105,7 +127,8 @@ def _tally(title: str) -> Tally:
     return Tally(
         f"kill -9 of {title}",
         promise="P3, P13",
-        holds="the others say so and recover; nothing acknowledged is lost; within 10 s nothing dead is in the way",
+        holds="the activity is under way at the kill; the others say so and recover; nothing acknowledged is lost;"
+        " within 10 s nothing dead is in the way",
     )
 
 
@@ -113,9 +136,9 @@ def _killed(
     site: Site, title: str, kills: Sequence[tuple[str, str]], expected: Said, reference: dict[str, str]
 ) -> Iterator[Outcome]:
     tally = _tally(title)
-    for victim, activity in kills:
-        _kill(tally, site, victim, activity, expected, reference)
-    yield tally.outcome(", ".join(activity for _, activity in kills))
+    late = sum(_kill(tally, site, victim, activity, expected, reference) for victim, activity in kills)
+    activities = ", ".join(activity for _, activity in kills)
+    yield tally.outcome(f"{activities}; {late} more were over before the kill")
 
 
 @contextmanager
@@ -212,38 +235,88 @@ def _reference_run(place: Path, site: Site) -> dict[str, str]:
     return _trained("reference")
 
 
-def _begin(site: Site, activity: str) -> str:
-    """Begin something long, and return its name when it is in the middle."""
-    engine, name = site.engine, site.name(activity)
+def _begin(site: Site, kind: str) -> Activity:
+    """Begin something long, and return when it is in the middle."""
+    engine, name = site.engine, site.name(kind)
     draw = random.Random(SEED + site.count)
-    match activity:
+    match kind:
         case "sampling":
             request = move(site.models.full, Place(eta=0.7), session=name)
-            job = engine.submit(request.model_copy(update={"max_new_tokens": 200, "num_completions": 8}))
+            job = engine.submit(request.model_copy(update={"max_new_tokens": TOKENS, "num_completions": 8}))
             wait_for(lambda: any(pane.completions for pane in engine.job(job.id).panes), every_s=0.01)
+            return Activity(kind=kind, name=name, jobs=(job.id,))
         case "front":
-            places = tuple(Place(eta=round(draw.uniform(0.05, 1.2), 4)) for _ in range(60))
+            places = tuple(Place(eta=round(draw.uniform(0.05, 1.2), 4)) for _ in range(PLACES))
             wanted = MeasureRequest(
                 session=name, selection=site.models.lora, places=places, num_prompts=32, reward=REWARD
             )
-            before = len(engine.front(site.models.lora).points)
-            engine.submit(wanted)
-            wait_for(lambda: len(engine.front(site.models.lora).points) > before, every_s=0.02)
+            before = _stored()
+            job = engine.submit(wanted)
+            wait_for(lambda: _stored() > before, every_s=0.02)
+            return Activity(kind=kind, name=name, jobs=(job.id,), before=before)
         case "export":
             # As many as it takes for one to be at work.
-            for number in range(4):
+            jobs = []
+            for number in range(EXPORTS):
                 place = Place(eta=0.3 + number / 10)
                 export = ExportRequest(session=name, selection=site.models.full, place=place, name=f"{name}-{number}")
-                job = engine.submit(export)
-                if not number:
-                    first = job
-            wait_for(lambda: engine.job(first.id).progress, every_s=0.005)
+                jobs.append(engine.submit(export).id)
+            wait_for(lambda: engine.job(jobs[0]).progress, every_s=0.005)
+            return Activity(kind=kind, name=name, jobs=tuple(jobs))
         case "training":
             engine.train(_training(site, name))
             site.runs.append(name)
-            metrics = workspace_root() / name / "iteration-1/policy-1/metrics.jsonl"
-            wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3, every_s=0.02)
-    return name
+            wait_for(lambda: _steps(name) > 3, every_s=0.02)
+            return Activity(kind=kind, name=name)
+    raise LookupError(kind)
+
+
+def _steps(name: str) -> int:
+    """Steps that a training has written down."""
+    metrics = workspace_root() / name / "iteration-1/policy-1/metrics.jsonl"
+    return metrics.read_text(encoding="utf-8").count("\n") if metrics.exists() else 0
+
+
+def _not_begun(site: Site, activity: Activity) -> str:
+    """Look at an activity right before a kill: why it is not under way; "" where it is."""
+    if activity.kind == "training":
+        return "" if 0 < _steps(activity.name) < STEPS else f"{_steps(activity.name)} of {STEPS} steps"
+    job = site.engine.job(activity.jobs[-1])
+    if job.state.is_final:
+        return f"its last job is {job.state}"
+    if activity.kind == "sampling":
+        drawn = min((one.num_tokens for pane in job.panes for one in pane.completions), default=0)
+        return "" if 0 < drawn < TOKENS // 2 else f"{drawn} of {TOKENS} tokens"
+    return ""
+
+
+def _was_over(site: Site, activity: Activity, took_s: float, *, engine_lives: bool) -> str:
+    """Look right after a kill: why the activity may have been over by then; "" where it was not.
+
+    What is looked at only grows: where it is not whole now, it was not at the kill. Of a sampling nothing is on the
+    disk: there the kill must have followed the look at once.
+    """
+    if engine_lives and activity.jobs:
+        state = site.engine.job(activity.jobs[-1]).state
+        return f"its last job is {state}" if state.is_final else ""
+    match activity.kind:
+        case "training":
+            return "" if _steps(activity.name) < STEPS else "its last step was done"
+        case "front":
+            found = _stored() - activity.before
+            return "" if 0 < found < PLACES else f"{found} of {PLACES} points were there"
+        case "export":
+            folders = [workspace_root() / "exports" / f"{activity.name}-{number}" for number in range(EXPORTS)]
+            return "" if not all(one.exists() for one in folders) else "all exports were there"
+    return "" if took_s < SOON_S else f"the kill came {took_s:.2f} s after the look"
+
+
+def _stored() -> int:
+    """Points of models that belong to no run, as they are on the disk."""
+    if not shared_results_file().exists():
+        return 0
+    with ResultsStore(shared_results_file(), read_only=True) as store:
+        return len(store.keys())
 
 
 def _acknowledge(site: Site, name: str) -> None:
@@ -261,37 +334,57 @@ def _acknowledge(site: Site, name: str) -> None:
     site.points |= {point.key for point in site.engine.front(site.models.lora).points}
 
 
-def _kill(tally: Tally, site: Site, victim: str, activity: str, expected: Said, reference: dict[str, str]) -> None:
-    """Kill a process in the middle of an activity; one try, however much is wrong afterwards."""
-    label = f"{victim} during {activity}"
+def _kill(tally: Tally, site: Site, victim: str, kind: str, expected: Said, reference: dict[str, str]) -> int:
+    """Kill a process in the middle of an activity, and count it where that was under way: the tries that were not."""
+    whys: list[str] = []
+    for _ in range(TRIES):
+        problems, why = _killed_once(site, victim, kind, expected, reference)
+        if problems or not why:
+            tally.check(not problems, f"{victim} during {kind}: {'; '.join(problems)}")
+            return len(whys)
+        whys.append(why)
+    tally.check(False, f"{victim} during {kind}: never under way when it was killed: {whys}")
+    return len(whys)
+
+
+def _killed_once(
+    site: Site, victim: str, kind: str, expected: Said, reference: dict[str, str]
+) -> tuple[list[str], str]:
+    """Kill once: what is wrong afterwards, and why the activity was not under way at the kill, "" where it was."""
     problems: list[str] = []
+    why = ""
     try:
-        name = _begin(site, activity)
-        _acknowledge(site, name)
+        activity = _begin(site, kind)
+        _acknowledge(site, activity.name)
+        victims = [site.process("train")] if "train" in victim else []
+        if victim != "train":
+            victims.append(_web_app(site) if victim == "app" else site.process("serve"))
+        heard, engine, looked = len(site.said()), site.process("serve").pid, time.monotonic()
+        why = _not_begun(site, activity)
+        if why:
+            return [], why
+        for one in victims:
+            one.kill()
+        took_s, engine_lives = time.monotonic() - looked, victim in ("app", "train")
+        why = _was_over(site, activity, took_s, engine_lives=engine_lives)
         if victim == "app":
-            problems += _kill_web(site)
-        elif victim == "train":
-            site.process("train").kill()
-        else:
-            problems += _kill_engine(site, twice=victim.endswith("twice"), trainer=victim.endswith("train"))
+            problems += _web_comes_back(site, heard, engine)
+        elif victim != "train":
+            problems += _engine_comes_back(site, victims[-1], heard, twice=victim.endswith("twice"))
         problems += _lost(site)
-        if activity == "training":
-            problems += _training_goes_on(site, name, reference, killed="train" in victim)
+        if kind == "training":
+            problems += _training_goes_on(site, activity.name, reference, killed="train" in victim)
         problems += _exports(site)
         if _said(site) != expected:
             problems.append("a preview says something else than before")
         problems += _orphans(site)
-    except (TimeoutError, LookupError, RuntimeError, EngineUnreachableError, UserError) as error:
+    except (TimeoutError, LookupError, RuntimeError, psutil.Error, EngineUnreachableError, UserError) as error:
         problems.append(f"{type(error).__name__}: {error}")
-    tally.check(not problems, f"{label}: {'; '.join(problems)}")
+    return problems, why
 
 
-def _kill_engine(site: Site, *, twice: bool, trainer: bool) -> list[str]:
+def _engine_comes_back(site: Site, first: psutil.Process, heard: int, *, twice: bool) -> list[str]:
     problems = []
-    first, heard = site.process("serve"), len(site.said())
-    if trainer:
-        site.process("train").kill()
-    first.kill()
     try:
         site.engine.status()
         problems.append("a dead engine answers")
@@ -319,12 +412,13 @@ def _or_none(ask: Callable[[], T]) -> T | None:
     return None
 
 
-def _kill_web(site: Site) -> list[str]:
+def _web_app(site: Site) -> psutil.Process:
+    """The process that serves the pages, below the one that looks after it."""
+    return next(one for one in site.programs.alive() if "app" in one.cmdline() and "--engine" in one.cmdline())
+
+
+def _web_comes_back(site: Site, heard: int, engine: int) -> list[str]:
     """The web app ends: its address is away for a moment, the engine and its jobs are not."""
-    heard = len(site.said())
-    first = next(one for one in site.programs.alive() if "app" in one.cmdline() and "--engine" in one.cmdline())
-    engine = site.process("serve").pid
-    first.kill()
     wait_for(lambda: "the web app ended (killed by SIGKILL): it is started again in" in site.said()[heard:], within_s=5)
     wait_for(lambda: _page_answers(site), within_s=BACK_S)
     return [] if site.process("serve").pid == engine else ["the engine was started again with the web app"]
@@ -424,9 +518,12 @@ def _kill_the_supervisor(tally: Tally, site: Site) -> None:
     """What looks after both is killed: both end, and the next start finds everything and no lock."""
     problems: list[str] = []
     try:
-        _acknowledge(site, _begin(site, "front"))
+        activity = _begin(site, "front")
+        _acknowledge(site, activity.name)
         psutil.Process(site.supervisor).kill()
         wait_for(lambda: not [one for one in site.programs.alive() if one.pid != site.supervisor], within_s=CLEAN_S)
+        if why := _was_over(site, activity, 0.0, engine_lives=False):
+            problems.append(f"never under way when it was killed: {why}")
     except (TimeoutError, LookupError, EngineUnreachableError) as error:
         problems.append(f"{type(error).__name__}: {error}; {len(site.programs.alive())} processes are left")
     program = site.programs.start("warp_core", "serve", "--port", 0, WARP_ENGINE_TOKEN="a-token")

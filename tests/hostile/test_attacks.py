@@ -10,7 +10,7 @@ from hostile.__main__ import ATTACKS, attacked
 from hostile.document import PAGE, ROOT, Place, Ran, keep, page, read_kept
 from hostile.outcomes import Outcome
 
-NEEDS = {"system_calls": "strace", "texts": "chromium"}
+NEEDS = {"system_calls": "strace", "offline": "strace", "texts": "chromium", "sessions": "chromium"}
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -449,3 +449,10 @@ def test_every_failing_call_of_an_atomic_write_keeps_the_old_file(
         with pytest.raises(WorkspaceError, match="No space left"):
             write_text_atomic(path, "new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a", "old")]
+
+
+def test_a_disk_that_is_full_while_a_tree_is_copied_is_named(tmp_path: Path) -> None:
+    what = [("a", "b", f"[Errno {errno.ENOSPC}] No space left on device: 'b'")]
+    with pytest.raises(WorkspaceError, match="No space left on device"), publish_folder(tmp_path / "out"):
+        raise shutil.Error(what)
+    assert list(tmp_path.iterdir()) == []

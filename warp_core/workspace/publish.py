@@ -46,9 +46,8 @@ _LOG = logging.getLogger(__name__)
 _LEFTOVER = re.compile(r"\.(?P<stem>.+)\.(?P<role>tmp|old)-(?P<pid>\d+)-[0-9a-f]{8}")
 _GRACE_S = 60.0  # an unlocked leftover of a live pid is ours to remove after this: containers reuse low pids
 _DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
-_NUMBER = re.compile(
-    r"\(os error (\d+)\)"
-)  # how safetensors and tokenizers, written in Rust, pass on what the disk says
+# How safetensors and tokenizers, written in Rust, pass on what the disk says; and how shutil.copytree does.
+_NUMBER = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
 _SWAP_TRIES = 20
 
 
@@ -189,11 +188,11 @@ def _refuse_taken(out: Path, *, replace: bool) -> None:
 
 def _of_the_disk(err: Exception, temp: Path) -> OSError | None:
     """What the disk said, where it is to blame: full, failing, or the folder in the making is gone."""
-    if isinstance(err, OSError):
-        number = err.errno or 0
+    if isinstance(err, OSError) and err.errno is not None:
+        number = err.errno
     else:
         found = _NUMBER.search(str(err))
-        number = int(found[1]) if found else 0
+        number = int(found[1] or found[2]) if found else 0
     if number in _DISK_FAILS or (number and not temp.is_dir()):
         return OSError(number, os.strerror(number))
     return None
