@@ -1,4 +1,7 @@
-"""Attack: several sessions move their sliders on one engine at the same time; none may see another's model."""
+"""Attack: several sessions move their sliders on one engine at the same time; none may see another's model.
+
+First as programs that ask the engine themselves, then as pages of a browser (session_pages.py).
+"""
 
 import random
 import statistics
@@ -15,6 +18,7 @@ from hostile.running_engine import (
     PROMPTS,
     REWARD,
     Models,
+    Said,
     connect,
     engine_here,
     finished,
@@ -23,13 +27,15 @@ from hostile.running_engine import (
     random_place,
     said_by,
 )
+from hostile.session_pages import pages_at_once
 from warp_core.errors import WarpError
 from warp_core.service.client import HttpEngine
-from warp_core.service.protocol import GeometryRequest, JobState, MeasureRequest, Place, PreviewRequest, Selection
+from warp_core.service.protocol import GeometryRequest, Job, JobState, MeasureRequest, Place, PreviewRequest, Selection
 
 SEED = 20260101
 SESSIONS, MOVES = 8, 50
 QUICK_SESSIONS, QUICK_MOVES = 3, 6
+QUICK_PAGES, QUICK_SLIDES = 2, 4
 HURRIED = 0.2  # share of moves that are followed by the next one before the answer is there
 ALONE = "alone"
 
@@ -60,6 +66,8 @@ def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
         expected = {name: [_alone(engine, step) for step in mine] for name, mine in steps.items()}
     with engine_here() as url:
         yield from _together(url, steps, expected)
+    pages, slides = (QUICK_PAGES, QUICK_SLIDES) if quick else (SESSIONS, MOVES)
+    yield from pages_at_once(place / "pages", sessions=pages, moves=slides)
 
 
 def _steps(number: int, count: int, models: Models) -> list[Step]:
@@ -114,16 +122,22 @@ def _together(url: str, steps: dict[str, list[Step]], expected: dict[str, list[t
         promise="P8",
         holds="text, tokens, reward and KL of every pane are those that a session alone is given",
     )
+    early = Tally(
+        "previews followed by the next one before their answer",
+        promise="P8",
+        holds="each ends, cancelled or with what a session alone is given; a text that was begun is the beginning of"
+        " that",
+    )
     other = Tally(
         "predictions, geometry and fronts at once",
         promise="P8",
         holds="every answer is the one that a session alone is given",
     )
     latencies: list[float] = []
-    superseded = [0]
     lock = threading.Lock()
 
     def live(name: str) -> None:
+        hurried: list[tuple[str, Job, Said]] = []
         with connect(url) as engine:
             for number, (step, (said, asked)) in enumerate(zip(steps[name], expected[name], strict=True)):
                 where = f"{name}, move {number}"
@@ -132,8 +146,8 @@ def _together(url: str, steps: dict[str, list[Step]], expected: dict[str, list[t
                     job = engine.submit(step.request(name))
                     answer = _asked(engine, step)
                     if step.hurried:
+                        hurried.append((where, job, said))
                         with lock:
-                            superseded[0] += 1
                             other.check(answer == asked, f"{where}: another {step.asks}")
                         continue
                     job = finished(engine, job)
@@ -145,12 +159,33 @@ def _together(url: str, steps: dict[str, list[Step]], expected: dict[str, list[t
                 except (WarpError, TimeoutError) as error:
                     with lock:
                         own.check(False, f"{where}: {type(error).__name__}: {error}")
+            for where, job, said in hurried:
+                problem = _unlike_the_beginning(engine, job, said)
+                with lock:
+                    early.check(not problem, f"{where}: {problem}")
 
     with ThreadPoolExecutor(len(steps)) as pool:
         for one in [pool.submit(live, name) for name in steps]:
             one.result()
-    yield own.outcome(f"{len(steps)} sessions, {superseded[0]} moves superseded; {_latency(latencies)}")
+    yield own.outcome(f"{len(steps)} sessions; {_latency(latencies)}")
+    yield early.outcome()
     yield other.outcome()
+
+
+def _unlike_the_beginning(engine: HttpEngine, job: Job, said: Said) -> str:
+    """What is wrong with a preview that the next one has replaced; "" where nothing is."""
+    try:
+        job = finished(engine, job)
+    except (WarpError, TimeoutError) as error:
+        return f"{type(error).__name__}: {error}"
+    found = said_by(job)
+    if job.state is JobState.DONE:
+        return "" if found == said else f"{found} not {said}"
+    if job.state is not JobState.CANCELLED:
+        return f"{job.state}, {job.error}"
+    texts = [(one.text, whole) for pane, (whole, *_) in zip(job.panes, said, strict=False) for one in pane.completions]
+    other = [f"{text!r} does not begin {end!r}" for text, end in texts if not end.startswith(text.rstrip("\ufffd"))]
+    return "; ".join(other)
 
 
 def _latency(seconds: Sequence[float]) -> str:
