@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from hostile.input_child import Found, watched
@@ -61,6 +61,7 @@ from warp_core.workspace.votes import VotesStore
 __all__ = ["attack", "cases"]
 
 ANSWER_S = 60.0
+PORTION = 250  # of what hypothesis draws
 MOST_S = 3.0
 SEED = 4711
 RUN = Selection(run="tiny")
@@ -227,13 +228,20 @@ def _by_hypothesis(target: Target, sound: Any, *, number: int) -> Iterator[Found
     yield from _drawn(values, one, number=number)
 
 
-def _drawn(values: "st.SearchStrategy[Any]", one: Callable[[Any], Found], *, number: int) -> list[Found]:
-    """Go through values that hypothesis draws; a fault is looked for in smaller ones."""
+def _drawn(values: "st.SearchStrategy[Any]", one: Callable[[Any], Found], *, number: int) -> Iterator[Found]:
+    """Go through values that hypothesis draws; a fault is looked for in smaller ones.
+
+    In portions, so that an answer is never long in coming where each of them comes at once.
+    """
+    for begun in range(0, number, PORTION):
+        yield from _portion(values, one, number=min(PORTION, number - begun), seeded=SEED + begun)
+
+
+def _portion(values: "st.SearchStrategy[Any]", one: Callable[[Any], Found], *, number: int, seeded: int) -> list[Found]:
     found: list[Found] = []
 
-    @settings(
-        max_examples=number, database=None, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    @seed(seeded)
+    @settings(max_examples=number, database=None, deadline=None, suppress_health_check=list(HealthCheck))
     @given(values)
     def draw(value: Any) -> None:
         found.append(one(value))

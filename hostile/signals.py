@@ -168,8 +168,9 @@ APP = {
     "both there": [APP_UP],
     "in a round": [("warp_core.commands.supervise.Supervisor.look_after", 5)],
 }
-QUICK = {"export": "syncing", "evaluate": "storing", "sample": "sampling", "geometry": "reading", "demo": "storing"}
+QUICK = {"export": "syncing", "evaluate": "making the store", "sample": "sampling", "geometry": "reading", "demo": "storing"}
 QUICK_TRAIN = ("in a later step", "in the middle of saving", "merging the next init")
+QUICK_SERVE = ("after the token", "before it listens")
 QUICK_MERGE = ("merging", "syncing")
 
 Places = list[tuple[str, int]]
@@ -231,7 +232,8 @@ def _commands(place: Path, models: Models, stages: Stages, quick: bool) -> Itera
         for number, (name, stage) in enumerate(QUICK.items()):
             command, where = others[name]
             yield from _once(place, stages, command, {stage: where[stage]}, SIGNALS[number % 2 :][:1])
-        yield from _endless(place, stages, "serve", {"before it listens": SERVE["before it listens"]}, SIGNALS[1:])
+        served = {stage: SERVE[stage] for stage in QUICK_SERVE}
+        yield from _endless(place, stages, "serve", served, SIGNALS[1:])
         return
     yield from _once(place, stages, train, TRAIN, SIGNALS)
     yield from _twice(place, stages, train, TRAIN_TWICE)

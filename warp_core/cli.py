@@ -321,8 +321,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         with _deaf():
             return _fail("interrupted; what was done is kept", 130)
-    except Exception as error:
-        return _explain(error)
+    except BaseException as error:
+        # A panic of a library in Rust is no Exception; SystemExit passes.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            return _explain(error)
+        raise
     code: int = answer.code
     return code
 
@@ -395,7 +398,7 @@ def _shown(text: str) -> str:
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else ascii(c)[1:-1] for c in text)
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: BaseException) -> int:
     """Say on stderr what went wrong: one line for what the user can mend, the trace too for what is our fault."""
     fault = explain(error, see="the lines above")
     if not fault.is_known:

@@ -397,3 +397,25 @@ def test_short_runs_of_every_measuring_command_say_nothing_but_progress(cli):
     said = cli(*EVALUATE.split(), *SHORT)
     assert said.err == "sampling: 8 of 8 completions\n"
     assert cli("sample", "--policy", "adapter0", "--prompt", "x", *SHORT).err == ""
+
+
+class PanicException(BaseException):
+    """Stands in for that of PyO3, which is no Exception."""
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("PyObject pointer is null", "warp-core: out of memory"),
+        ("index out of bounds", "warp-core: a fault of warp-core"),
+    ],
+)
+def test_a_panic_of_a_library_in_rust_ends_in_one_line(cli, monkeypatch, words, named):
+    def panics(*args, **kwargs):
+        raise PanicException(words)
+
+    monkeypatch.setattr(models_command, "open_all", panics)
+    said = cli(*GEOMETRY.split(), "policy0", "--json")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.splitlines()[-1].startswith(named)
+    assert ("Traceback" in said.err) == ("fault" in named)

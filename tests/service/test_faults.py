@@ -13,6 +13,10 @@ class OutOfMemoryError(RuntimeError):
     """Stands in for torch's."""
 
 
+class PanicException(BaseException):
+    """Stands in for that of PyO3."""
+
+
 def test_errors_of_ours_speak_for_themselves():
     assert explain(errors.RecipeError("eta: 3\n is too large")) == Fault(message="eta: 3 is too large", is_users=True)
     assert explain(errors.DivergedError("loss is NaN")) == Fault(message="loss is NaN")
@@ -40,6 +44,7 @@ def wrapped(error):
             "[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
         ),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
+        PanicException("PyObject pointer is null"),
         wrapped(MemoryError()),
         wrapped(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")),
     ],

@@ -16,6 +16,7 @@ NO_MEMORY = (
     "std::bad_alloc",
     "could not create a primitive",  # oneDNN
     "can't start new thread",  # there is no room for its stack
+    "PyObject pointer is null",  # PyO3, of a Python object that could not be made
 )
 OUT_OF_MEMORY = "out of memory: choose a smaller model, fewer completions at once or a shorter length"
 
