@@ -18,6 +18,7 @@ import psutil
 import torch
 from pydantic import BaseModel, ValidationError
 
+from hostile.input_names import NAMES, OURS, SOUND
 from hostile.outcomes import Outcome, Tally
 from hostile.running_programs import wait_for
 from tests import tiny
@@ -44,92 +45,11 @@ from warp_core.studies.catalogue import chosen_studies
 from warp_core.training.config import config_to_mapping
 from warp_core.workspace.paths import find_run, run_path, safe_name
 
-__all__ = ["NAMES", "attack"]
+__all__ = ["attack"]
 
 TRAINED_S = 180.0
 
-# name -> what it tries
-NAMES = {
-    "": "nothing",
-    ".": "the workspace itself",
-    "..": "its parent",
-    "...": "dots",
-    "../x": "a sibling of the workspace",
-    "../../etc/x": "further up",
-    "a/../../x": "up after a step down",
-    "/etc/passwd": "an absolute path",
-    "//host/share": "a share",
-    "a/b": "a folder below",
-    "..\\x": "the parent, on Windows",
-    "a\\b": "a folder below, on Windows",
-    "C:\\x": "a drive",
-    "C:x": "a drive without a path",
-    "\\\\?\\C:\\x": "a raw path",
-    "~": "the home folder",
-    "~root": "another's home folder",
-    "$HOME": "a variable",
-    "%HOME%": "a variable, on Windows",
-    "%2e%2e": "the parent, encoded",
-    "%2e%2e%2fx": "a sibling, encoded",
-    "..%00": "the parent and an encoded NUL",
-    "%c0%ae%c0%ae": "the parent, overlong",
-    "a\0b": "a NUL",
-    "a\nb": "a line break",
-    "a\rwarp-core: done": "a forged line",
-    "\x1b[2J": "an order to the terminal",
-    "a\tb": "a tab",
-    "a b": "a blank",
-    " a": "a blank in front",
-    "a ": "a blank behind",
-    "a.": "a dot behind, which Windows drops",
-    "-rf": "an option",
-    "--help": "an option",
-    "-": "the standard input",
-    "CON": "a device",
-    "nul.txt": "a device with an ending",
-    "com1": "a device",
-    "LPT9.json": "a device with an ending",
-    "x" * 101: "one letter too many",
-    "x" * 300: "longer than a file name can be",
-    "x" * 5000: "longer than a path can be",
-    "a\u202egpj.exe": "shown backwards",
-    "a\u200bb": "an invisible letter",
-    "\ufeffa": "a byte order mark",
-    "\U0001f600": "an emoji",
-    "e\u0301": "a combining mark",
-    "\u00e9": "the same letter in one piece",
-    "\uff0e\uff0e\uff0fx": "wide dots and a wide slash",
-    "a\u2215b": "another slash",
-    "\u0430dmin": "a Cyrillic letter that looks Latin",
-    "\ud800": "half a character",
-    ".x.tmp-1-00000000": "a hidden temporary",
-    ".x.old-1-00000000": "a folder that was moved away",
-    ".training": "where starts are kept",
-    ".git": "a hidden folder",
-    "a;b": "two commands",
-    "`id`": "a command",
-    "$(id)": "a command",
-    "a|b": "a pipe",
-    "a&b": "two commands",
-    "<script>": "HTML",
-    "a'b": "a quote",
-    'a"b': "a quote",
-    "a*": "a pattern",
-    "a?": "a pattern",
-    "file://x": "an address",
-    "@x": "a list of arguments",
-    "results.sqlite": "the name of a store",
-    "studies": "the folder of the studies",
-    "exports": "the folder of the exports",
-    "votes": "the folder of the votes",
-    "tiny": "a run that is there",
-    "Tiny": "the same in another case",
-    "taken": "an export that is there",
-    "plain-1_b.v2+eta=0.3": "nothing: it is sound",
-    "x" * 100: "nothing: it is just short enough",
-}
 Picture = dict[str, tuple[int, int, int] | None]
-SOUND = {name for name, tries in NAMES.items() if tries.startswith("nothing:")}
 
 
 def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
@@ -252,7 +172,7 @@ def _helpers(scene: _Scene) -> Outcome:
     return tally.outcome(f"{len(NAMES)} names")
 
 
-_THERE = {"results.sqlite", "studies", "exports", "votes", "tiny", "Tiny", "taken"}
+_THERE = {"results.sqlite", "studies", "exports", "votes", "Exports", "tiny", "Tiny", "taken"}
 
 
 def _is_sound(name: str) -> bool:
@@ -492,9 +412,13 @@ def _trainings(scene: _Scene, *, quick: bool) -> Outcome:
 
 
 def _is_free(scene: _Scene, name: str) -> bool:
-    """Whether a new run may have a name: it is sound, and at most an empty folder has it."""
+    """Whether a new run may have a name: it is sound, none of our folders, and at most an empty one has it."""
     folder = scene.workspace / name
-    return _is_sound(name) and (not folder.exists() or (folder.is_dir() and not any(folder.iterdir())))
+    return (
+        _is_sound(name)
+        and name.lower() not in OURS
+        and (not folder.exists() or (folder.is_dir() and not any(folder.iterdir())))
+    )
 
 
 def _posted(client: httpx.Client, path: str, name: str, config: dict[str, Any] | None) -> httpx.Response:

@@ -168,7 +168,13 @@ APP = {
     "both there": [APP_UP],
     "in a round": [("warp_core.commands.supervise.Supervisor.look_after", 5)],
 }
-QUICK = {"export": "syncing", "evaluate": "making the store", "sample": "sampling", "geometry": "reading", "demo": "storing"}
+QUICK = {
+    "export": "syncing",
+    "evaluate": "making the store",
+    "sample": "sampling",
+    "geometry": "reading",
+    "demo": "storing",
+}
 QUICK_TRAIN = ("in a later step", "in the middle of saving", "merging the next init")
 QUICK_SERVE = ("after the token", "before it listens")
 QUICK_MERGE = ("merging", "syncing")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from warp_core.errors import WorkspaceError
-from warp_core.workspace.paths import cache_root, find_run, run_path, safe_name, workspace_root
+from warp_core.workspace.paths import cache_root, find_run, require_run_name, run_path, safe_name, workspace_root
 
 NASTY = [
     "", ".", "..", "...", "../x", "..\\x", "/etc/passwd", "a/b", "a\\b", "C:\\x", "C:x", "~", "~root", "-rf", ".hidden",
@@ -84,3 +84,11 @@ def test_find_run_takes_a_folder_or_a_name(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(WorkspaceError) as caught:
             find_run(missing)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["exports", "studies", "votes", "Exports"])
+def test_a_run_does_not_lie_among_exports_studies_or_votes(tmp_path: Path, name: str) -> None:
+    with pytest.raises(WorkspaceError, match=f"where the workspace keeps its {name.lower()}: choose another name"):
+        require_run_name(tmp_path / name, root=tmp_path)
+    require_run_name(tmp_path / "deeper" / name, root=tmp_path)
+    require_run_name(tmp_path / f"{name}-2", root=tmp_path)

@@ -20,6 +20,7 @@ from warp_core.rewards import load_reward
 from warp_core.training.config import WarpConfig, load_config
 from warp_core.training.policy_run import PolicyProgress
 from warp_core.training.warp import train_warp
+from warp_core.workspace.paths import require_run_name
 from warp_core.workspace.runs import RunFolder
 
 __all__ = ["require_usable", "stop_on_signal", "train", "train_with_progress"]
@@ -47,6 +48,7 @@ def require_usable(config: WarpConfig, out: Path) -> None:
     Raises:
         UserError: one of them is missing or unusable.
     """
+    require_run_name(out)
     require_new_folder(out)
     sft = open_model(config.model.name)
     if sft.kind == "adapter":

@@ -25,7 +25,7 @@ import psutil
 from warp_core.errors import WorkspaceError
 from warp_core.service.documents import RunState, RunSummary
 from warp_core.training.config import WarpConfig, config_from_mapping, config_to_mapping, config_to_toml, load_config
-from warp_core.workspace.paths import run_path, safe_name
+from warp_core.workspace.paths import require_run_name, run_path, safe_name
 from warp_core.workspace.publish import write_json_atomic, write_text_atomic
 from warp_core.workspace.runs import RunFolder
 
@@ -61,6 +61,7 @@ class Trainings:
         whole = config_from_mapping(config)
         with self._lock:
             out = run_path(name, root=self._workspace)
+            require_run_name(out, root=self._workspace)
             if self._is_alive(name) or RunFolder(out).about_file.exists():
                 raise WorkspaceError(f"the run {name!r} exists already: choose another name, or resume it")
             if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -1,6 +1,6 @@
 """Where things live on disk, and the one gate that turns a name into a path.
 
-    $WARP_WORKSPACE (default ./runs)        one folder per run
+    $WARP_WORKSPACE (default ./runs)        one folder per run; exports, studies, and votes on models without a run
     $WARP_CACHE (default: the user's cache) dequantised models, Gram matrices, hashes: all of it can be made again
 
 A name that a person or a request sends passes `safe_name` before it becomes part of a path: it is one path component
@@ -16,10 +16,11 @@ import platformdirs
 
 from warp_core.errors import WorkspaceError
 
-__all__ = ["MAX_NAME_CHARS", "cache_root", "find_run", "run_path", "safe_name", "workspace_root"]
+__all__ = ["MAX_NAME_CHARS", "cache_root", "find_run", "require_run_name", "run_path", "safe_name", "workspace_root"]
 
 MAX_NAME_CHARS = 100  # leaves room for what we put around a name in 255 bytes
 _ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
+_NO_RUNS = {"exports", "studies", "votes"}  # what else there is in a workspace
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 
 
@@ -68,6 +69,12 @@ def run_path(name: str, *, root: Path | None = None) -> Path:
     if not path.resolve().is_relative_to(root.resolve()):
         raise WorkspaceError(f"{path} is a link that leads out of the workspace: give the folder itself as a path")
     return path
+
+
+def require_run_name(folder: Path, *, root: Path | None = None) -> None:
+    """Raise WorkspaceError if a new run in `folder` would lie among the exports, the studies or the votes."""
+    if folder.absolute().parent == (root or workspace_root()) and folder.name.lower() in _NO_RUNS:
+        raise WorkspaceError(f"{folder} is where the workspace keeps its {folder.name.lower()}: choose another name")
 
 
 def find_run(run: str | Path) -> Path:
