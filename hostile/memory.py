@@ -56,6 +56,7 @@ TRAIN_TRIES, QUICK_TRAIN_TRIES = 24, 2
 KINDS_OF_JOB = ("preview", "measurement", "geometry", "export")
 QUICK = {"preview": "full", "measurement": "lora", "export": "lora"}
 ROOMS_MB = (0, 1, 4, 16, 64)
+NO_MAPPING = ".sqlite: out of memory, or a disk whose files cannot be mapped"
 LIMITED = {
     "merge": "warp_core.commands.models.open_all",
     "sample": "warp_core.policy.loading.load_policy",
@@ -395,4 +396,5 @@ def _ending(ended: Ended) -> list[str]:
         return []
     if ended.code == -int(signal.SIGABRT) or ended.code is None:
         return [f"it ended with {ended.code}: {ended.tail}"]
-    return [] if ended.err and ended.err[-1] == f"warp-core: {OUT_OF_MEMORY}" else [ended.tail]
+    said = ended.err[-1] if ended.err else ""
+    return [] if said == f"warp-core: {OUT_OF_MEMORY}" or NO_MAPPING in said else [ended.tail]

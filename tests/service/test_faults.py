@@ -1,6 +1,7 @@
 """Exceptions in one line of plain words."""
 
 import errno
+import sqlite3
 
 import pytest
 
@@ -35,6 +36,12 @@ def wrapped(error):
     return made
 
 
+def no_memory_of_sqlite():
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorname = "SQLITE_IOERR_NOMEM"
+    return error
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -44,6 +51,7 @@ def wrapped(error):
             "[enforce fail] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
         ),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
+        wrapped(no_memory_of_sqlite()),
         PanicException("PyObject pointer is null"),
         wrapped(MemoryError()),
         wrapped(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")),

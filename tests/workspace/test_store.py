@@ -243,6 +243,37 @@ def test_a_file_whose_maker_was_interrupted_is_empty_and_can_be_written(tmp_path
         assert store.keys() == ["a"]
 
 
+WITHOUT_ROOM = """
+import resource, sqlite3, sys
+from pathlib import Path
+from warp_core.errors import WorkspaceError
+from warp_core.workspace.store import ResultsStore
+
+said = set()
+for number, room_kb in enumerate(range(0, 2000, 40)):
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + room_kb * 1024, resource.RLIM_INFINITY))
+    try:
+        with ResultsStore(Path(sys.argv[1]) / f"{number}.sqlite") as store:
+            store.put_point("a", {"kl": 1.0})
+    except WorkspaceError as error:
+        said.add(str(error).partition(": ")[2])
+    except MemoryError:
+        pass
+print(*said, sep="\\n")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS and /proc are Linux's")
+def test_a_store_without_room_in_memory_does_not_blame_the_disk_alone(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_ROOM, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "out of memory, or a disk whose files cannot be mapped: free memory, or keep the file on a local disk"
+    ]
+
+
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("kind", ["text", "truncated", "foreign", "newer", "trigger", "folder"])
 def test_files_that_are_no_store_are_refused_in_one_line(path: Path, kind: str, read_only: bool) -> None:

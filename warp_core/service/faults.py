@@ -18,6 +18,7 @@ NO_MEMORY = (
     "can't start new thread",  # there is no room for its stack
     "PyObject pointer is null",  # PyO3, of a Python object that could not be made
 )
+NO_MEMORY_OF_SQLITE = ("SQLITE_NOMEM", "SQLITE_IOERR_NOMEM")
 OUT_OF_MEMORY = "out of memory: choose a smaller model, fewer completions at once or a shorter length"
 
 
@@ -66,6 +67,8 @@ def _is_want_of_memory(error: BaseException | None) -> bool:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             return True
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        if getattr(error, "sqlite_errorname", "") in NO_MEMORY_OF_SQLITE:
             return True
         # On the CPU torch has no class for it, nor has safetensors.
         if not isinstance(error, WarpError) and any(words in str(error) for words in NO_MEMORY):

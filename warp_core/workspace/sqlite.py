@@ -91,7 +91,7 @@ class Database:
             with self._lock:
                 yield
         except sqlite3.OperationalError as err:
-            raise WorkspaceError(f"{self.path}: {_advice(str(err))}") from err
+            raise WorkspaceError(f"{self.path}: {_advice(err)}") from err
         except WorkspaceError:
             raise
         except (sqlite3.DatabaseError, ValueError, RecursionError) as err:  # the last two: JSON that is none
@@ -221,8 +221,11 @@ def _objects_when_made(db: sqlite3.Connection) -> set[tuple[str, str]]:
         time.sleep(0.01)
 
 
-def _advice(message: str) -> str:
+def _advice(error: sqlite3.OperationalError) -> str:
     """What went wrong and what to do, for the operational errors of SQLite."""
+    message = str(error)
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHMMAP":  # SQLite calls both a disk I/O error
+        return "out of memory, or a disk whose files cannot be mapped: free memory, or keep the file on a local disk"
     hints = {
         "locked": "another process is using it: close that one and try again",
         "full": "free some space and try again",
