@@ -28,6 +28,7 @@ METHODS = ("slerp", "lerp", "slerp-weights")
 GRANULARITIES = ("layer", "tensor", "model")
 KINDS = ("full", "adapter")
 DTYPES = ("float32", "bfloat16", "float16")
+AGAIN_S = 0.05
 COMPUTE_DTYPES = DTYPES[:2]
 SCALES = ("smoke", "cpu", "gpu")
 STUDIES = "anchor, slerp, liti, scaling-m, iterate, weights, hyper, length, diversity, preference, benchmark"
@@ -301,6 +302,18 @@ def _doctor(commands: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if argv is None and os.name == "posix" and sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode:
+        # PYTHONUTF8=0 in an ASCII locale: configurations and libraries could not name a file beyond ASCII.
+        os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+    with _sigterm_interrupts(), _lost_interrupts_come_again():
+        try:
+            return _run(argv)
+        except KeyboardInterrupt:
+            with _deaf():
+                return _fail("interrupted; what was done is kept", 130)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
     quiet_threads()
     try:
@@ -309,7 +322,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("the folder that you are in has been removed: `cd` to another one", 2)
     module, function = args.does.split(":")
     try:
-        with _sigterm_interrupts(), _stdout_kept_free() as announce:
+        with _stdout_kept_free() as announce:
             # For what a command has to say before it ends.
             args.announce = lambda document, text: announce(json.dumps(document) if args.json else text)
             answer = getattr(importlib.import_module(f"warp_core.commands.{module}"), function)(args)
@@ -319,8 +332,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        with _deaf():
-            return _fail("interrupted; what was done is kept", 130)
+        raise
     except BaseException as error:
         # A panic of a library in Rust is no Exception; SystemExit passes.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
@@ -348,16 +360,44 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Hear no second Ctrl-C while the first one is answered: it would end in a trace."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _lost_interrupts_come_again() -> Iterator[None]:
+    """Send an interrupt once more that Python has dropped.
+
+    Where a signal arrives in a callback of the garbage collector or of the import system, Python says that it ignores
+    the exception, and goes on: the command would never end.
+    """
+    before, over = sys.unraisablehook, threading.Event()
+
+    def send() -> None:
+        if not over.wait(AGAIN_S):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def hook(lost: "sys.UnraisableHookArgs") -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            threading.Thread(target=send, name="interrupt", daemon=True).start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = hook
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        over.set()
+        sys.unraisablehook = before
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Hear no second signal while the first one is answered: it would end in a trace."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -366,6 +367,33 @@ def test_a_merge_that_is_interrupted_leaves_nothing(cli, monkeypatch, tmp_path, 
     said = cli(*MERGE.replace("$OUT", str(tmp_path / "merged")).split())
     assert (said.code, said.out, len(said.err.splitlines())) == (130, "", 1)
     assert [file.name for file in tmp_path.iterdir() if file.name != "cache"] == []
+
+
+class LastWords:
+    """Its end is signalled, where Python drops the exception."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_that_python_drops_comes_again(cli, monkeypatch, tmp_path):
+    def interrupt(what, done, total):
+        if what == "merging":
+            LastWords()
+            time.sleep(10)
+
+    monkeypatch.setattr(models_command, "show_progress", interrupt)
+    began = time.monotonic()
+    said = cli(*MERGE.replace("$OUT", str(tmp_path / "merged")).split())
+    assert (said.code, said.out, len(said.err.splitlines())) == (130, "", 1)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_there_is_a_command_is_one_line(cli, monkeypatch, number):
+    monkeypatch.setattr(command_line, "build_parser", lambda: signal.raise_signal(number))
+    said = cli("doctor")
+    assert (said.code, said.out, said.err) == (130, "", "warp-core: interrupted; what was done is kept\n")
 
 
 def test_the_libraries_are_told_to_be_quiet_before_they_are_imported(cli, monkeypatch):

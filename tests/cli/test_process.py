@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,17 @@ def test_the_exit_code_of_the_program(argv, code):
     assert process.returncode == code
     assert bool(out) is (code == 0)
     assert len(err.splitlines()) == (1 if code else 0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes there")
+def test_names_beyond_ascii_are_understood_where_python_is_told_not_to_use_utf_8(tiny, tmp_path):
+    place = tmp_path / "\u00e9\u0416\u6f22"
+    shutil.copytree(tiny.init, place / "init")
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    process = start("sample", "--policy", place / "init", "--prompt", "\u00e9", *SHORT, "--json", env=ascii_only)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert json.loads(out)["completions"]
 
 
 def test_nothing_but_the_answer_reaches_stdout(tiny, tmp_path):

@@ -1,5 +1,6 @@
 """Training as processes: started, found again by another engine, stopped, resumed, and their ends told apart."""
 
+import errno
 import json
 import os
 import time
@@ -120,6 +121,19 @@ def test_a_configuration_that_is_wrong_starts_nothing(trainings, workspace):
     with pytest.raises(ConfigError, match=r"training\.mu"):
         trainings.start("wrong", {"training": {"mu": 7}})
     assert not (workspace / ".training").exists()
+
+
+@pytest.mark.parametrize("fails", ["write_text_atomic", "subprocess.Popen", "write_json_atomic"])
+def test_a_start_that_is_refused_leaves_nothing_to_list_and_no_process(trainings, workspace, monkeypatch, fails):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device", "/some/file")
+
+    monkeypatch.setattr(f"warp_core.service.trainings.{fails}", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        trainings.start("refused", {})
+    assert trainings.names() == []
+    assert not (workspace / ".training" / "refused").exists()
+    assert psutil.Process().children() == []
 
 
 def test_a_folder_that_is_no_run_is_left_alone(trainings, workspace):

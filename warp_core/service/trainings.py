@@ -67,9 +67,13 @@ class Trainings:
             if out.exists() and (not out.is_dir() or any(out.iterdir())):
                 raise WorkspaceError(f"{out} is in the way and is no run: choose another name")
             folder = self._folder(name)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text_atomic(folder / "config.toml", config_to_toml(whole))
-            self._spawn(name, folder / "config.toml", out)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_text_atomic(folder / "config.toml", config_to_toml(whole))
+                self._spawn(name, folder / "config.toml", out)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)  # what was refused is not listed as begun
+                raise
 
     def resume(self, name: str, run: RunFolder) -> None:
         """Go on with a run that stands still.
@@ -191,7 +195,14 @@ class Trainings:
             born = psutil.Process(child.pid).create_time()
         except psutil.NoSuchProcess:
             born = time.time()
-        write_json_atomic(folder / "process.json", {"pid": child.pid, "born": born})
+        try:
+            write_json_atomic(folder / "process.json", {"pid": child.pid, "born": born})
+        except BaseException:
+            # Another engine could not find it.
+            del self._children[name]
+            child.kill()
+            child.wait()
+            raise
 
     def _is_alive(self, name: str) -> bool:
         return self._process(name) is not None
