@@ -29,6 +29,11 @@ NASTY = (
     *("../../etc/passwd", "/", "/dev/null", "/dev/zero", "/proc/self/mem", ".", "..", "~", "~nobody/x", "C:\\x", "a/b"),
     *("owner/name", "https://192.0.2.1/x", "python:os.abort", "python:", "python:.", "smollm2-135m:", "init:nan"),
 )
+# What has failed before.
+KNOWN = (
+    ("geometry", "--init", "init", "--policies", "policy0", "--granularity", "a\x1b[31mb"),
+    ("merge", "--init", "init", "--policies", "policy0", "--out", "large", "--max-shard-size", "9" * 400 + "GB"),
+)
 SOUND = ("init", "policy0", "policy1", "adapter0", "gpt2", "prompts.txt", "run.toml", "0.5", "2", "length", "slerp")
 
 
@@ -68,14 +73,22 @@ def cases(place: str, number: int) -> Iterator[Found]:
     disable_progress_bar()  # the commands see to that before they import transformers, which was done above
     commands = next(one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction)).choices
     draw, names = random.Random(SEED), sorted(set(commands) - set(LEFT_OUT))
-    outside = sorted(path.name for path in Path(place).iterdir())
-    for index in range(number):
-        argv = _line(draw, draw.choice(names), commands)
+    outside, inside = sorted(path.name for path in Path(place).iterdir()), _here()
+    for index in range(-len(KNOWN), number):
+        argv = list(KNOWN[index]) if index < 0 else _line(draw, draw.choice(names), commands)
         yield _tried(f"line {index}: {argv}"[:300], argv) | {"index": index}
         now = sorted(path.name for path in Path(place).iterdir() if path.name not in ("cache", "workspace"))
         if now != [name for name in outside if name not in ("cache", "workspace")]:
             yield {"case": f"line {index}: {argv}", "fault": f"made {set(now) - set(outside)} outside its folder"}
             outside = now
+        made = [name for name in sorted(_here() - inside) if not any(name in one for one in argv)]
+        if made:
+            yield {"case": f"line {index}: {argv}", "fault": f"made {made}, which nobody has named"}
+        inside |= _here()
+
+
+def _here() -> set[str]:
+    return {one.name for one in Path().iterdir()}
 
 
 def _line(draw: random.Random, name: str, commands: dict[str, argparse.ArgumentParser]) -> list[str]:

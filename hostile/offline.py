@@ -141,7 +141,7 @@ def _argvs(place: Path, init: Path, policies: Sequence[Path], *, quick: bool) ->
         ["front", run, "--etas", "0.5", "--html", str(place / "front.html")],
         ["sample", "--policy", str(init), "--prompt", "it is", "--max-new-tokens", "4", "--reward", "sentiment"],
         ["export", run, "--eta", "0.5", "--out", str(place / "exported")],
-        ["check", str(init), *map(str, policies)],
+        *(["check", str(policy), "--init", str(init)] for policy in policies),
         ["study", "slerp", "--scale", "smoke", "--out", str(place / "studies")],
         ["doctor"],
     ]

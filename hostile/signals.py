@@ -247,6 +247,8 @@ def _try(
 def _problems(ended: Ended, *, may_be_done: bool) -> list[str]:
     if may_be_done and ended.code == 0:
         return []
+    if may_be_done and ended.code == -int(signal.SIGTERM) and not ended.has_trace:
+        return []  # before the command has begun, or after its last word
     found = []
     if ended.code != CODE:
         found.append(ended.tail)
