@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 import warp_core
+from warp_core.commands.answer import INTERRUPTED
 from warp_core.environment import quiet_threads
 from warp_core.service.faults import explain
 
@@ -310,7 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(argv)
         except KeyboardInterrupt:
             with _deaf():
-                return _fail("interrupted; what was done is kept", 130)
+                return _fail(INTERRUPTED, 130)
 
 
 def _run(argv: Sequence[str] | None) -> int:

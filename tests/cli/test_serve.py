@@ -81,7 +81,7 @@ def test_an_engine_that_does_not_end_is_left(serve):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
         assert 1 < time.monotonic() - started < 4
-        assert (process.returncode, err) == (130, "closing\n")
+        assert (process.returncode, err) == (130, "closing\nwarp-core: interrupted; what was done is kept\n")
         assert not file.exists()
 
 
@@ -96,6 +96,20 @@ def test_it_answers_while_the_engine_is_still_being_made(serve, tmp_path):
             assert engine.status().pid == process.pid
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_engine_that_is_still_being_made_is_not_waited_for(serve, tmp_path, number):
+    process, url = serve(MADE_AFTER=str(tmp_path / "never"))
+    with ended_at_last(process):
+        _, file = token_of(process)
+        wait_for(lambda: is_up(url))
+        started = time.monotonic()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+        assert time.monotonic() - started < 2
+        assert (process.returncode, err) == (130, "warp-core: interrupted; what was done is kept\n")
+        assert not file.exists()
 
 
 def test_an_engine_that_cannot_be_made_ends_the_server(serve):

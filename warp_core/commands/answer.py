@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Answer"]
+__all__ = ["INTERRUPTED", "Answer"]
+
+INTERRUPTED = "interrupted; what was done is kept"
 
 
 @dataclass(frozen=True, kw_only=True)

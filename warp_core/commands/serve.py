@@ -13,7 +13,7 @@ from typing import cast
 
 import uvicorn
 
-from warp_core.commands.answer import Answer
+from warp_core.commands.answer import INTERRUPTED, Answer
 from warp_core.commands.console import say
 from warp_core.commands.token_file import TOKEN_VARIABLE, given_token, token_path, write_token
 from warp_core.service.interface import Engine
@@ -82,6 +82,7 @@ def _leave(token_file: Path | None) -> None:
     """End the process with what still runs in it."""
     if token_file:
         token_file.unlink(missing_ok=True)
+    say(f"warp-core: {INTERRUPTED}")
     os._exit(130)
 
 
@@ -107,6 +108,10 @@ def _serve_until_signal(
         server = _Server(config, leave=leave)
         engine.when_failed(server.stop)
         server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        if not engine.is_made:  # nothing runs in it, and imports that have begun cannot be stopped
+            leave()
+        raise
     finally:
         engine.close()
         if server:

@@ -43,6 +43,11 @@ class WakingEngine:
         """Call something when it turns out that there will be no engine; at once where that is known."""
         self._made.add_done_callback(lambda made: call() if made.exception() else None)
 
+    @property
+    def is_made(self) -> bool:
+        """Whether it is there, or will never be."""
+        return self._made.done()
+
     def close(self) -> None:
         """Wait for the engine and end it. Raises what `make` has raised."""
         self._made.result().close()
