@@ -25,7 +25,7 @@ from hostile.outcomes import Outcome
 
 # name -> minutes after which an attack is taken for hanging
 ATTACKS = {
-    "system_calls": 60,
+    "system_calls": 120,
     "resume": 60,
     "writers": 40,
     "disk": 40,
@@ -38,8 +38,8 @@ ATTACKS = {
     "misuse": 40,
     "prompts": 10,
     "rewards": 40,
-    "numbers": 40,
-    "memory": 30,
+    "numbers": 90,
+    "memory": 60,
     "exports": 40,
     "files": 30,
     "signals": 90,
@@ -49,8 +49,8 @@ ATTACKS = {
     "http": 40,
     "texts": 60,
     "sessions": 60,
-    "jobs": 30,
-    "sweep": 30,
+    "jobs": 60,
+    "sweep": 60,
     "mixed": 150,
 }
 KEPT_LINES = 40

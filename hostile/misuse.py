@@ -31,7 +31,7 @@ NASTY = (
 )
 # What has failed before.
 KNOWN = (
-    ("geometry", "--init", "init", "--policies", "policy0", "--granularity", "a\x1b[31mb"),
+    ("geometry", "--init", "init", "--policies", "policy0", "--json", "--a\x1b[31mb"),
     ("merge", "--init", "init", "--policies", "policy0", "--out", "large", "--max-shard-size", "9" * 400 + "GB"),
 )
 SOUND = ("init", "policy0", "policy1", "adapter0", "gpt2", "prompts.txt", "run.toml", "0.5", "2", "length", "slerp")
