@@ -22,6 +22,7 @@ from pathlib import Path
 
 from hostile.document import PAGE, ROOT, Ran, keep, page, place_here, read_kept
 from hostile.outcomes import Outcome
+from warp_core.workspace.publish import write_text_atomic
 
 # name -> minutes after which an attack is taken for hanging
 ATTACKS = {
@@ -98,7 +99,7 @@ def run(names: Sequence[str], options: argparse.Namespace) -> int:
             tell(ran)
             if options.keep:
                 keep(ran)
-                PAGE.write_text(page(read_kept(list(ATTACKS)), list(ATTACKS)), encoding="ascii")
+                write_text_atomic(PAGE, page(read_kept(list(ATTACKS)), list(ATTACKS)))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

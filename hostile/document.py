@@ -58,9 +58,10 @@ class Ran:
 
 def place_here() -> Place:
     """Return what this machine is, and now."""
+    own = [path.relative_to(ROOT).as_posix() for path in (PAGE, RESULTS)]
     return Place(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=commit_here(),
+        commit=commit_here(apart_from=own),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         versions={"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
     )

@@ -33,6 +33,8 @@ def test_the_commit_and_a_plus_for_changes(project):
     assert commit.commit_here() == head, "what is not the project's does not count"
     (project / "code.py").write_text("2")
     assert commit.commit_here() == f"{head}+"
+    assert commit.commit_here(apart_from=["code.py"]) == head
+    assert commit.commit_here(apart_from=["new.txt"]) == f"{head}+"
 
 
 def test_no_repository_and_no_git_have_none(project, monkeypatch):
