@@ -50,6 +50,18 @@ try:
 except OSError:
     pass
 """
+# It runs in a network namespace of its own, whose only interface has these addresses: nothing leaves this machine.
+APART = """
+import ctypes, fcntl, os, socket, struct, sys
+unshare = ctypes.CDLL(None).unshare
+if unshare(0x40000000) and unshare(0x50000000):  # CLONE_NEWNET; without the right to it with CLONE_NEWUSER
+    raise SystemExit("no network namespace can be made here")
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asks:
+    for call, address in ((0x8916, "192.0.2.1"), (0x891C, "255.255.255.0")):  # SIOCSIFADDR, SIOCSIFNETMASK
+        fcntl.ioctl(asks, call, struct.pack("16sHH4s16x", b"lo", socket.AF_INET, 0, socket.inet_aton(address)))
+    fcntl.ioctl(asks, 0x8914, struct.pack("16sh22x", b"lo", 0x49))  # SIOCSIFFLAGS: up, loopback, running
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 SEEN_OF_CONTROL = {"192.0.2.1", "192.0.2.2", "2001:db8::3", "192.0.2.4"}
 
 
@@ -101,9 +113,11 @@ def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
 
 def _control(place: Path) -> Outcome:
     tally = Tally("a program that does reach for other machines", promise="", holds="each of its four calls is seen")
-    with _traced(place / "control", ["-c", CONTROL]) as program:
-        program.process.wait(LIMIT_S)
+    apart = [sys.executable, "-c", APART]
+    with _traced(place / "control", ["-c", CONTROL], under=apart) as program:
+        code = program.process.wait(LIMIT_S)
     found = set(program.strangers())
+    tally.check(not code, f"it ended with {code}: {program.err.read_text(encoding='utf-8', errors='replace')[-300:]}")
     for host in sorted(SEEN_OF_CONTROL):
         tally.check(host in found, f"{host} was not seen, only {sorted(found)}")
     return tally.outcome()
@@ -191,16 +205,17 @@ def _visited(url: str) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def _traced(folder: Path, arguments: Sequence[str]) -> Iterator[Traced]:
-    """Start `python ARGUMENTS` under strace; ended, with all that it started, when the block is left."""
+def _traced(folder: Path, arguments: Sequence[str], *, under: Sequence[str] = ()) -> Iterator[Traced]:
+    """Start `python ARGUMENTS` under strace, that `under` a command that becomes it; all ends with the block."""
     folder.mkdir(parents=True)
     if (strace := shutil.which("strace")) is None:
         raise RuntimeError("strace is not installed: `apt-get install strace`")
     log, out, err = (folder / name for name in ("strace.log", "out.txt", "err.txt"))
     environment = {name: value for name, value in os.environ.items() if name not in QUIETED}
+    watched = [strace, "-f", "-qq", "-yy", "-s", "0", "-e", "trace=network", "-o", str(log)]
     with out.open("wb") as first, err.open("wb") as second:
         process = subprocess.Popen(
-            [strace, "-f", "-qq", "-yy", "-s", "0", "-e", "trace=network", "-o", str(log), sys.executable, *arguments],
+            [*under, *watched, sys.executable, *arguments],
             cwd=ROOT,
             env=environment | {"OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
