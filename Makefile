@@ -1,8 +1,9 @@
 # Every command sets up what it needs by itself: a Python >= 3.11, .venv, the requirements (scripts/setup.py).
 # Variables: PYTHON=/path/to/python   HEADLESS=1 (app, demo: ask nothing, open nothing)   PORT=8501 (app)
-#            ARGS="..." (test: for pytest; bench: names of benches; soak: of attacks)   PEERS=0, QUICK=1, SCRATCH=/path (bench)
+#            ARGS="..." (test: for pytest; bench: names of benches; soak: of attacks; broken: promises)   PEERS=0 (bench)
+#            QUICK=1 (bench, soak)   SCRATCH=/path (bench, soak, broken)
 
-.PHONY: help app demo test check bench soak docs clean
+.PHONY: help app demo test check bench soak broken docs clean
 .DEFAULT_GOAL := help
 
 python := .venv/bin/python
@@ -21,6 +22,7 @@ help:
 	@echo '                       PEERS=0 leaves mergekit and TRL out, ARGS="merge front" names benches, SCRATCH=/path'
 	@echo 'make soak              every attack of hostile/, two hours of mixed use among them (about 5 hours); QUICK=1 is what the'
 	@echo '                       tests run, ARGS="resume headers" names attacks, SCRATCH=/path'
+	@echo 'make broken            break copies of the project on purpose: the tests of the README have to notice (about 20 minutes)'
 	@echo 'make docs              write the generated parts of README.md and docs/ anew'
 	@echo 'make clean             remove .venv, .venv-bench and caches; runs/ stays'
 	@echo 'PYTHON=/path/to/python chooses the interpreter (3.11 or newer)'
@@ -49,6 +51,10 @@ bench:
 soak:
 	$(setup) requirements-dev.txt
 	@$(python) -m hostile $(ARGS) $(if $(QUICK),--quick,--keep) $(if $(SCRATCH),--scratch "$(SCRATCH)")
+
+broken:
+	$(setup) requirements-dev.txt
+	@$(python) -m hostile.broken $(if $(ARGS),$(ARGS),--keep) $(if $(SCRATCH),--scratch "$(SCRATCH)")
 
 docs:
 	$(setup) requirements-dev.txt

@@ -36,7 +36,6 @@ PERFORMANCE = ROOT / "docs" / "performance.md"
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 PEERS = ("torch", "transformers", "mergekit", "trl")
 PICTURE = "![Time against model size, policies and batch](results/scale.svg)"
-BEGIN, END = "<!-- begin:results -->\n", "<!-- end:results -->"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,16 +121,17 @@ def pages(document: Document) -> dict[Path, str]:
     return {README: with_part(README, summary(document) + drawn), PERFORMANCE: with_part(PERFORMANCE, summary(aimed))}
 
 
-def with_part(path: Path, body: str) -> str:
-    """Return the text of a page with `body` between its markers.
+def with_part(path: Path, body: str, *, name: str = "results") -> str:
+    """Return the text of a page with `body` between the markers of a name.
 
     Raises ValueError where they are missing.
     """
-    before, found_begin, rest = path.read_text(encoding="ascii").partition(BEGIN)
-    _, found_end, after = rest.partition(END)
+    begin, end = f"<!-- begin:{name} -->\n", f"<!-- end:{name} -->"
+    before, found_begin, rest = path.read_text(encoding="ascii").partition(begin)
+    _, found_end, after = rest.partition(end)
     if not found_begin or not found_end:
-        raise ValueError(f"{path.name} needs {BEGIN.strip()} and {END}")
-    return f"{before}{BEGIN}{body}{END}{after}"
+        raise ValueError(f"{path.name} needs {begin.strip()} and {end}")
+    return f"{before}{begin}{body}{end}{after}"
 
 
 def summary(document: Document) -> str:

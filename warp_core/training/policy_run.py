@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -250,6 +251,8 @@ class _MetricsLog:
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # before the state of this step, which a power cut must not find alone
         except OSError as error:
             why = error.strerror or str(error)
             raise WorkspaceError(f"{self.path}: cannot be written ({why}); mend that and resume the run") from error
