@@ -32,6 +32,8 @@ __all__ = ["Tried", "break_in", "failed_in", "page", "read_tried"]
 
 LIMIT_S = 900.0
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "runs", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info")
+# What fails is not tried again, as it would be elsewhere: `flaky` is the marker of the plugin that is left out.
+ONCE = ("-p", "no:rerunfailures", "-o", "markers=slow: takes minutes\nflaky: means nothing")
 KEPT = RESULTS / "broken.json"
 
 
@@ -117,7 +119,7 @@ def failed_in(copy: Path, tests: Sequence[str]) -> set[str]:
     """
     report = copy.parent / "report.xml"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", *tests, "-p", "no:rerunfailures", "--tb=no", "--junitxml", str(report)]
+    command = [sys.executable, "-m", "pytest", *tests, *ONCE, "--tb=no", "--junitxml", str(report)]
     # The copy comes before the project that is installed, for the programs that tests start, too.
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "WARP_BROWSER_TESTS": "1"}
     with tempfile.TemporaryFile("w+") as said:

@@ -1,6 +1,7 @@
 """Sweeps: each point is that of the merged weights, is measured once, and shares its random numbers with the others."""
 
 import dataclasses
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -202,6 +203,25 @@ def test_the_model_in_memory_is_the_anchor_only_while_it_scores(models, tmp_path
     live = policy.model.state_dict()
     assert live.keys() == merged.keys()
     assert all(torch.equal(live[name], merged[name]) for name in live)
+
+
+def test_a_model_whose_weights_could_not_be_put_back_is_not_used_again(models, tmp_path, monkeypatch):
+    want = sweep_of(models, tmp_path, store="want.sqlite")
+    want_point = want.point(want.recipe(eta=0.7))
+    sweep = sweep_of(models, tmp_path)
+
+    @contextmanager
+    def without_memory(model, tensors):
+        for name, parameter in model.named_parameters():
+            parameter.data = tensors[name]
+        raise MemoryError
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_module, "pointed_at", without_memory)
+        with pytest.raises(MemoryError):
+            sweep.point(sweep.recipe(eta=0.3))
+    assert sweep.point(sweep.recipe(eta=0.7)) == want_point
 
 
 def test_checkpoints_that_do_not_mix_are_refused_before_anything_is_loaded(models, tmp_path, monkeypatch):

@@ -204,7 +204,12 @@ class Sweep:
         for group in self._groups([(spots[numbers[0]], numbers) for numbers in waiting.values()]):
             if hooks.started:
                 hooks.started([numbers[0] for _, numbers in group])
-            measured = self._measure([spot for spot, _ in group], hooks)
+            try:
+                measured = self._measure([spot for spot, _ in group], hooks)
+            except (MemoryError, RuntimeError):
+                # Perhaps while weights were put back: what is in memory is no longer known to be any of the models.
+                self._policy = self._resident = self._bank = None
+                raise
             for (_, numbers), samples in zip(group, measured, strict=True):
                 for number in numbers:
                     note(number, self._put(spots[number], samples))
