@@ -326,17 +326,19 @@ def _orphans(site: Site) -> list[str]:
                     found.append(" ".join(line)[-100:])
         return found
 
-    until = time.monotonic() + CLEAN_S
-    while (rest := strangers()) and time.monotonic() < until:
-        time.sleep(0.2)
     servers = [one for one in site.programs.alive(but=[site.supervisor]) if "serve" in one.cmdline()]
-    zombies = [
-        child.pid
-        for parent in (site.supervisor, *(one.pid for one in servers))
-        if parent > 0
-        for child in psutil.Process(parent).children(recursive=True)
-        if child.status() == psutil.STATUS_ZOMBIE
-    ]
+
+    def dead() -> list[int]:
+        found = set()
+        for parent in (site.supervisor, *(one.pid for one in servers)):
+            for child in psutil.Process(parent).children(recursive=True) if parent > 0 else ():
+                with suppress(psutil.NoSuchProcess):
+                    found |= {child.pid} if child.status() == psutil.STATUS_ZOMBIE else set()
+        return sorted(found)
+
+    until = time.monotonic() + CLEAN_S
+    while ((rest := strangers()), (zombies := dead())) != ([], []) and time.monotonic() < until:
+        time.sleep(0.2)
     found = [f"still running: {rest}"] if rest else []
     if len(servers) != 1:
         found.append(f"{len(servers)} engines")

@@ -38,14 +38,14 @@ def _killed(place: Path, round_: int, draw: random.Random, *, votes: bool) -> di
             children.append(start(operations.vote if votes else operations.put, *arguments, base=base))
         until = time.monotonic() + FIRST_ROW_S
         while not all(file.exists() and file.stat().st_size for file in told.values()):
-            if dead := [child.ended() for child in children if not child.process.is_alive()]:
+            if dead := [child.ended() for child in children if child.code is not None]:
                 raise RuntimeError(f"round {round_}: a writer that nobody has killed ended: {dead[0]}")
             if time.monotonic() > until:
                 raise TimeoutError(f"round {round_}: a writer stored nothing within {FIRST_ROW_S:.0f} s")
             time.sleep(0.005)
         for child in children:
             time.sleep(draw.uniform(0, 0.08))
-            child.process.kill()
+            child.kill()
     finally:
         for child in children:
             child.kill()

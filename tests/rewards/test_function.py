@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -88,8 +89,10 @@ def test_what_it_changes_for_the_whole_process_is_put_back(module, tmp_path, cap
 @pytest.mark.parametrize("function", ["sleeps", "sleeps_half_way"])
 def test_a_function_that_hangs_is_given_up(function, module):
     reward = load_reward([f"python:{module}.{function}"], timeout_s=0.05)
+    began = time.monotonic()
     with pytest.raises(RewardError, match=r"gave no answer for 2 completions in 0.05 s"):
         reward(BATCH)
+    assert time.monotonic() - began < 2
     assert any(thread.name.startswith("reward python:") and thread.daemon for thread in threading.enumerate())
 
 

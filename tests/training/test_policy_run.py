@@ -101,13 +101,11 @@ def test_the_state_holds_ema_and_adam_and_they_matter(model, tmp_path, monkeypat
     import warp_core.training.policy_run as module
     from warp_core.training.state import load_state
 
-    kept = []
-    monkeypatch.setattr(module, "_drop_state", kept.append)
+    monkeypatch.setattr(module, "drop_state", lambda *of, **policy: None)
     config = tiny_config(tmp_path, model)
     train(config, tmp_path / "run")
-    assert kept == [tmp_path / "run/iteration-1/policy-1/state"]
     fingerprint = f"{fingerprint_of(config)}-{load_reward(config.reward.terms).id}"
-    state = load_state(kept[0], fingerprint=fingerprint)
+    state = load_state(tmp_path / "run/iteration-1/policy-1/state", fingerprint=fingerprint)
     assert state.step == 4
     for name, master in state.masters.items():
         assert not torch.equal(state.ema[name], master)
@@ -149,6 +147,26 @@ def test_a_finished_run_is_left_alone(model, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
     train(config, tmp_path / "run", resume=True)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("at_end", [True, False], ids=["finished run", "finished policy"])
+def test_what_a_finished_policy_was_resumed_from_is_removed_by_the_next_start(at_end, model, tmp_path, monkeypatch):
+    """A kill or a failing disk may come between the checkpoint and the end of removing its state."""
+    import warp_core.training.policy_run as module
+
+    config = tiny_config(tmp_path, model, warp={"policies": 1 if at_end else 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "drop_state", lambda *of, **policy: None)
+        try:
+            train(config, tmp_path / "run", should_stop=stop_after(config.training.steps[0] + 1))
+        except KeyboardInterrupt:
+            assert not at_end
+    folder = tmp_path / "run/iteration-1/policy-1"
+    assert (folder / "checkpoint").is_dir()
+    (folder / "state" / "state.json").unlink()
+    (folder / ".state.tmp-1999999999-0123abcd").mkdir()
+    train(config, tmp_path / "run", resume=True)
+    assert sorted(path.name for path in folder.iterdir() if "state" in path.name) == []
 
 
 def test_the_summary_is_there_as_soon_as_the_checkpoint_is(model, tmp_path, monkeypatch):

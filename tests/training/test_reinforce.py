@@ -2,14 +2,18 @@
 
 import copy
 import math
+import time
 
 import pytest
 import torch
 
 from tests.tiny import make_model
-from tests.training.helpers import PROMPTS, copies, equal, make_learner, make_trainable, reward_of
+from tests.training.helpers import copies, equal, make_learner, make_trainable, reward_of
 from warp_core.errors import DivergedError, RewardError
 from warp_core.policy.lora import lora_layers, target_modules
+from warp_core.rewards import RewardSum
+from warp_core.rewards.function import FunctionReward
+from warp_core.rewards.specs import RewardSpec
 from warp_core.training.reinforce import Learner, prompts_of_step
 
 TEMPERATURE = 0.9
@@ -347,14 +351,26 @@ def test_numbers_that_are_not_finite_stop_the_step_before_the_update(fault, kind
     assert learner.steps_done == 1
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_bad_reward_never_reaches_the_weights(value, tmp_path):
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (lambda count: [math.nan, *[1.0] * (count - 1)], "gave nan to completion 0"),
+        (lambda count: [*[1.0] * (count - 1), math.inf], "gave inf to completion 5"),
+        (lambda count: [1.0, -math.inf, *[1.0] * (count - 2)], "gave -inf to completion 1"),
+        (lambda count: [1.0, None, *[1.0] * (count - 2)], "gave None to completion 1"),
+        (lambda count: [1.0] * (count - 1), "returned 5 numbers for 6 completions"),
+        (lambda count: [1.0] * (count + 1), "returned 7 numbers for 6 completions"),
+        (lambda count: [1 / 0], "raised ZeroDivisionError"),
+        (lambda count: time.sleep(3) or [1.0] * count, "gave no answer"),
+    ],
+)
+def test_a_bad_reward_never_reaches_the_weights(scores, message, tmp_path):
     learner = make_learner(make_model("llama", tmp_path / "m"))
     learner.step()
     before = snapshot(learner)
-    learner.reward = reward_of(lambda prompt, completion: value if prompt == learner_prompt else 1.0)
-    learner_prompt = prompts_of_step(PROMPTS, step=1, count=2, seed=0)[1]
-    with pytest.raises(RewardError, match="completion 3"):
+    bad = FunctionReward(lambda prompts, completions: scores(len(completions)), name="bad", timeout_s=0.1)
+    learner.reward = RewardSum([(RewardSpec(name="bad"), bad)])
+    with pytest.raises(RewardError, match=message):
         learner.step()
     assert equal(snapshot(learner), before)
     assert learner.steps_done == 1

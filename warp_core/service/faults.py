@@ -8,8 +8,8 @@ from warp_core.errors import UserError, WarpError
 
 __all__ = ["Fault", "explain"]
 
-DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
-FILE_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ESTALE, errno.EIO)  # behind our back
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+FILE_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ESTALE)  # behind our back
 NO_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "Cannot allocate memory (os error 12)",

@@ -191,6 +191,8 @@ class Trainings:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
         self._children[name] = child
+        # Its end is collected when it comes, whether anybody looks then or not: no zombie is left.
+        threading.Thread(target=child.wait, name=f"end of {name}", daemon=True).start()
         try:
             born = psutil.Process(child.pid).create_time()
         except psutil.NoSuchProcess:
@@ -220,7 +222,7 @@ class Trainings:
             return None
 
     def _collect(self) -> None:
-        """Let go of the processes that have ended: no zombie is left, of a finished run either."""
+        """Let go of the processes that have ended."""
         self._children = {name: child for name, child in self._children.items() if child.poll() is None}
 
     def _how_it_ended(self, name: str) -> tuple[RunState, str | None]:

@@ -28,12 +28,12 @@ from warp_core.training.state import load_state, save_state
 from warp_core.training.trainable import FullTrainable, LoraTrainable, Trainable
 from warp_core.weights import AdapterFactors, open_checkpoint, read_adapter, write_adapter
 from warp_core.weights.model_files import write_model_files
-from warp_core.workspace.publish import publish_folder, write_json_atomic, write_text_atomic
+from warp_core.workspace.publish import publish_folder, recover_folder, write_json_atomic, write_text_atomic
 from warp_core.workspace.runs import RunFolder
 from warp_core.workspace.sources import resolve_model
 from warp_core.workspace.store import ResultsStore
 
-__all__ = ["PolicyProgress", "fingerprint_of", "train_policy"]
+__all__ = ["PolicyProgress", "drop_state", "fingerprint_of", "train_policy"]
 
 FULL_SAVE_EVERY = 25
 
@@ -81,6 +81,7 @@ def train_policy(
         WorkspaceError: another process is training this policy.
     """
     if run.checkpoint(iteration, policy).is_dir():
+        drop_state(run, iteration=iteration, policy=policy)
         return
     folder = run.policy(iteration, policy)
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,11 +157,16 @@ def _train_alone(
     # Before the checkpoint, because a run with a checkpoint is not opened again.
     write_json_atomic(folder / "summary.json", {"steps": learner.steps_done, "ended": ended})
     _publish(run.checkpoint(iteration, policy), trainable, own)
-    _drop_state(folder / "state")
+    drop_state(run, iteration=iteration, policy=policy)
 
 
-def _drop_state(folder: Path) -> None:
-    """Remove the state of a finished run: it is four times as large as what was trained, and of no more use."""
+def drop_state(run: RunFolder, *, iteration: int, policy: int) -> None:
+    """Remove what a finished policy was resumed from, and what was left of that where the disk failed or a kill came.
+
+    It is four times as large as what was trained, and of no more use. What cannot be removed stays.
+    """
+    folder = run.policy(iteration, policy) / "state"
+    recover_folder(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 

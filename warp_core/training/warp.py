@@ -24,7 +24,7 @@ from warp_core.training.config import (
     load_config,
 )
 from warp_core.training.parallel import train_in_parallel
-from warp_core.training.policy_run import Hear, fingerprint_of, train_policy
+from warp_core.training.policy_run import Hear, drop_state, fingerprint_of, train_policy
 from warp_core.weights import Checkpoint, compute_geometry, make_recipe, merge_to_folder, open_checkpoint
 from warp_core.workspace.paths import cache_root
 from warp_core.workspace.publish import publish_folder, write_text_atomic
@@ -171,6 +171,9 @@ def train_warp(
     config = run_config(run)
     devices = list(devices or devices_here())
     if _is_finished(run, config):
+        for iteration in range(1, config.warp.iterations + 1):
+            for policy in range(1, config.warp.policies + 1):
+                drop_state(run, iteration=iteration, policy=policy)
         return run  # which may be read-only
     with run.held_for_training():
         for iteration in range(1, config.warp.iterations + 1):

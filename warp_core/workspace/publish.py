@@ -87,7 +87,8 @@ def publish_folder(out: Path, *, replace: bool = False, manifest: bool = False) 
         shutil.rmtree(temp, ignore_errors=True)
         raise
     finally:
-        os.close(lock)
+        with suppress(OSError):  # it is closed all the same, and nothing was written through it
+            os.close(lock)
     _sync_after_rename(out.parent)
     for path in old:
         _remove(out, path)
