@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 
-from hostile.input_folders import Expected, FolderCase, Scene, Tensors, pickle_that_runs, unchanged
+from hostile.input_folders import pickle_that_runs
+from hostile.input_scene import Expected, FolderCase, Scene, Tensors
+from hostile.input_weights import unchanged
 
 __all__ = ["ADAPTERS", "NAMELESS"]
 

@@ -1,93 +1,40 @@
 """Hostile model folders: one function each, which damages a sound copy; the table CASES says what must come of it."""
 
 import json
-import os
-import shutil
-import struct
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 
-__all__ = ["CASES", "INDEX", "WEIGHTS", "Expected", "FolderCase", "Scene", "Tensors", "pickle_that_runs", "unchanged"]
+from hostile.input_scene import EMBEDDING, INDEX, NORM, UP, WEIGHTS, FolderCase, Scene
+from hostile.input_weights import (
+    adapter_config_is_a_pipe,
+    complex_weights,
+    config_is_a_pipe,
+    deep_tokenizer,
+    float8_weights,
+    hub_cache,
+    hub_cache_elsewhere,
+    infinite_token,
+    infinite_weight,
+    integer_weights,
+    mixed_dtypes,
+    nan_weight,
+    scalar_tensor,
+    senseless_tokenizer,
+    sparse_lie,
+    terabyte_tokenizer,
+    tokenizer_is_a_pipe,
+    truncated,
+    unchanged,
+    weights_are_a_device,
+    weights_are_a_folder,
+    weights_are_a_loop,
+    weights_are_a_pipe,
+    zero_weights,
+)
 
-Tensors = dict[str, torch.Tensor]
-Expected = Literal["refused", "unmerged", "told", "loaded"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """What a case may use.
-
-    Attributes:
-        folder: a sound copy of a policy (or adapter), to be damaged.
-        sharded: the same policy in several shards.
-        canary: the file that appears if code of the folder runs.
-        small: leave out what takes long to make.
-    """
-
-    folder: Path
-    sharded: Path
-    canary: Path
-    small: bool
-
-    def config(self, name: str = "config.json", **fields: Any) -> None:
-        """Change fields of a JSON file; `...` removes one."""
-        path = self.folder / name
-        document = json.loads(path.read_text(encoding="utf-8")) | fields
-        kept = {key: value for key, value in document.items() if value is not ...}
-        path.write_text(json.dumps(kept), encoding="utf-8")
-
-    def tensors(self, change: Callable[[Tensors], object], name: str = "model.safetensors") -> None:
-        """Change the weights."""
-        tensors = load_file(self.folder / name)
-        change(tensors)
-        save_file(tensors, self.folder / name, metadata={"format": "pt"})
-
-    def use_shards(self) -> dict[str, str]:
-        """Put the sharded copy in the place of the folder; return the weight map."""
-        shutil.rmtree(self.folder)
-        shutil.copytree(self.sharded, self.folder)
-        return dict(json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["weight_map"])
-
-    def index(self, weight_map: Mapping[str, str]) -> None:
-        """Write the index."""
-        (self.folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}), encoding="utf-8")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderCase:
-    """A hostile folder.
-
-    Attributes:
-        damage: makes it out of a sound copy; its docstring explains it.
-        expected: "refused": it cannot be opened or not be mixed, and nothing is written; "unmerged": it opens, because
-            only its numbers are at fault, and every merge refuses it; "told": `check` names the fault, and what is
-            loaded and merged all the same is right; "loaded": sound, it is what plain transformers loads.
-        named: what a refusal must name; "a|b" for either.
-    """
-
-    damage: Callable[[Scene], object]
-    expected: Expected
-    named: str = ""
-
-    def is_named_in(self, text: str) -> bool:
-        """Whether a message says what is wrong."""
-        return any(name in text for name in self.named.split("|"))
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.damage.__name__
-
-
-INDEX = "model.safetensors.index.json"
-WEIGHTS = "model.safetensors"
-EMBEDDING, NORM, UP = "model.embed_tokens.weight", "model.norm.weight", "model.layers.1.mlp.up_proj.weight"
+__all__ = ["CASES", "pickle_that_runs"]
 
 
 def pickle_that_runs(canary: Path) -> bytes:
@@ -407,153 +354,6 @@ def quantised(scene: Scene) -> None:
 def encoder_decoder(scene: Scene) -> None:
     """A config of an encoder with a decoder over these weights."""
     scene.config(model_type="t5", is_encoder_decoder=True)
-
-
-def nan_weight(scene: Scene) -> None:
-    """One weight is NaN."""
-    scene.tensors(lambda tensors: tensors[UP][3].fill_(float("nan")))
-
-
-def infinite_weight(scene: Scene) -> None:
-    """One weight is infinite."""
-    scene.tensors(lambda tensors: tensors[UP][3, 4:5].fill_(float("inf")))
-
-
-def zero_weights(scene: Scene) -> None:
-    """Every weight is 0."""
-    scene.tensors(lambda tensors: [tensor.zero_() for tensor in tensors.values()])
-
-
-def unchanged(scene: Scene) -> None:
-    """Nothing is wrong with it, so that the others are known to be at fault."""
-
-
-def integer_weights(scene: Scene) -> None:
-    """A tensor of whole numbers."""
-    scene.tensors(lambda tensors: tensors.update({UP: tensors[UP].mul(100).to(torch.int32)}))
-
-
-def float8_weights(scene: Scene) -> None:
-    """A tensor of 8 bits."""
-    scene.tensors(lambda tensors: tensors.update({UP: tensors[UP].to(torch.float8_e4m3fn)}))
-
-
-def complex_weights(scene: Scene) -> None:
-    """A tensor of complex numbers."""
-    scene.tensors(lambda tensors: tensors.update({UP: tensors[UP].to(torch.complex64)}))
-
-
-def mixed_dtypes(scene: Scene) -> None:
-    """Some tensors in half the width: allowed, and kept exactly."""
-    scene.tensors(lambda tensors: tensors.update({NORM: tensors[NORM].bfloat16()}))
-
-
-def scalar_tensor(scene: Scene) -> None:
-    """A tensor without dimensions."""
-    scene.tensors(lambda tensors: tensors.update({"logit_scale": torch.tensor(2.0)}))
-
-
-def truncated(scene: Scene) -> None:
-    """Half a file."""
-    os.truncate(scene.folder / WEIGHTS, 5000)
-
-
-def weights_are_a_loop(scene: Scene) -> None:
-    """The weights are a link to themselves."""
-    (scene.folder / WEIGHTS).unlink()
-    (scene.folder / WEIGHTS).symlink_to(WEIGHTS)
-
-
-def weights_are_a_pipe(scene: Scene) -> None:
-    """The weights are a pipe."""
-    (scene.folder / WEIGHTS).unlink()
-    os.mkfifo(scene.folder / WEIGHTS)
-
-
-def config_is_a_pipe(scene: Scene) -> None:
-    """config.json is a pipe."""
-    (scene.folder / "config.json").unlink()
-    os.mkfifo(scene.folder / "config.json")
-
-
-def tokenizer_is_a_pipe(scene: Scene) -> None:
-    """tokenizer.json is a pipe."""
-    (scene.folder / "tokenizer.json").unlink()
-    os.mkfifo(scene.folder / "tokenizer.json")
-
-
-def weights_are_a_device(scene: Scene) -> None:
-    """The weights are a device without end."""
-    (scene.folder / WEIGHTS).unlink()
-    with suppress(PermissionError):
-        os.mknod(scene.folder / WEIGHTS, 0o20666, os.makedev(1, 5))
-        return
-    (scene.folder / WEIGHTS).symlink_to("/dev/zero")
-
-
-def weights_are_a_folder(scene: Scene) -> None:
-    """A folder of that name."""
-    (scene.folder / WEIGHTS).unlink()
-    (scene.folder / WEIGHTS).mkdir()
-
-
-def terabyte_tokenizer(scene: Scene) -> None:
-    """A tokenizer of a terabyte that takes no room."""
-    with (scene.folder / "tokenizer.json").open("ab") as file:
-        file.truncate(2**40)
-
-
-def deep_tokenizer(scene: Scene) -> None:
-    """A tokenizer nested 100,000 deep."""
-    (scene.folder / "tokenizer.json").write_text("[" * 100_000 + "]" * 100_000, encoding="ascii")
-
-
-def senseless_tokenizer(scene: Scene) -> None:
-    """A tokenizer that is JSON and makes no sense."""
-    (scene.folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": "b"}, "type": "None"}}', encoding="ascii")
-
-
-def infinite_token(scene: Scene) -> None:
-    """A token whose number is infinite."""
-    document = json.loads((scene.folder / "tokenizer.json").read_text(encoding="utf-8"))
-    document["added_tokens"] = [{"id": float("inf"), "content": "x"}]
-    (scene.folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
-
-
-def adapter_config_is_a_pipe(scene: Scene) -> None:
-    """A full model with a pipe as adapter_config.json."""
-    os.mkfifo(scene.folder / "adapter_config.json")
-
-
-def hub_cache(scene: Scene) -> None:
-    """The links of a Hub cache: snapshots/REVISION/NAME -> blobs/HASH. They must be followed."""
-    root = scene.folder.parent / "models--someone--tiny"
-    (root / "blobs").mkdir(parents=True)
-    snapshot = root / "snapshots" / "abc"
-    snapshot.parent.mkdir()
-    scene.folder.rename(snapshot)
-    for number, file in enumerate(sorted(snapshot.iterdir())):
-        file.rename(root / "blobs" / str(number))
-        file.symlink_to(f"../../blobs/{number}")
-    scene.folder.symlink_to(snapshot)
-
-
-def hub_cache_elsewhere(scene: Scene) -> None:
-    """A snapshot whose links lead to the blobs of another repository."""
-    hub_cache(scene)
-    snapshot = scene.folder.resolve()
-    other = scene.folder.parent / "models--someone--else" / "blobs"
-    other.mkdir(parents=True)
-    (snapshot / WEIGHTS).resolve().rename(other / "0")
-    (snapshot / WEIGHTS).unlink()
-    (snapshot / WEIGHTS).symlink_to(other / "0")
-
-
-def sparse_lie(scene: Scene) -> None:
-    """A file of a terabyte with one tensor of a terabyte."""
-    entry = b'{"a":{"dtype":"F32","shape":[274877906944],"data_offsets":[0,1099511627776]}}'
-    with (scene.folder / WEIGHTS).open("wb") as file:
-        file.write(struct.pack("<Q", len(entry)) + entry)
 
 
 CASES = (

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 
 from hostile.input_adapters import ADAPTERS, NAMELESS
 from hostile.input_child import Found, watched
-from hostile.input_folders import CASES, INDEX, WEIGHTS, FolderCase, Scene
+from hostile.input_folders import CASES
+from hostile.input_scene import INDEX, WEIGHTS, FolderCase, Scene
 from hostile.outcomes import Outcome, Tally
 from tests import tiny
 from warp_core.cli import main
