@@ -197,6 +197,28 @@ def test_metrics_survive_a_line_cut_short_and_steps_that_were_not_saved(model, t
     assert_same_run(tmp_path / "straight", tmp_path / "run")
 
 
+def test_a_step_is_on_the_disk_in_the_log_before_its_state_is(model, tmp_path, monkeypatch):
+    """A power cut between the two must not leave a state whose steps the log does not know."""
+    import warp_core.training.policy_run as module
+
+    log, events = tmp_path / "run/iteration-1/policy-1/metrics.jsonl", []
+    real_sync, real_save = os.fsync, module.save_state
+
+    def sync(descriptor):
+        if log.exists() and os.path.samestat(os.fstat(descriptor), log.stat()):
+            events.append(f"log of {log.read_text().count(chr(10))}")
+        real_sync(descriptor)
+
+    def save(folder, state):
+        events.append(f"state of {state.step}")
+        real_save(folder, state)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(module, "save_state", save)
+    train(tiny_config(tmp_path, model, training={"steps": 2}), tmp_path / "run")
+    assert events == ["log of 1", "state of 1", "log of 2", "state of 2"]
+
+
 def test_a_policy_is_trained_by_one_process_at_a_time(model, tmp_path):
     """Two writers of one state: a resume beside a run that is alive, or beside a worker whose parent was killed."""
     config = tiny_config(tmp_path, model, training={"steps": 12, "evaluate_every": 0})
