@@ -50,12 +50,14 @@ QUICK = (
     ("lora", "adapter0/adapter_model.safetensors", "overwritten", False),
     ("lora", "init/model.safetensors", "deleted", False),
     ("full", "init/config.json", "a folder in its place", False),
+    ("full", "policy0/model.safetensors", "unreadable", False),
 )
 
 
 def attack(place: Path, *, quick: bool) -> Iterator[Outcome]:
     """Damage files behind an engine's back, and compare what it says then with an engine that has its files."""
-    with one_thread(), engine_here() as url, connect(url) as reference, Programs(place / "programs") as programs:
+    programs = Programs(place / "programs", obey_modes=True)
+    with one_thread(), engine_here() as url, connect(url) as reference, programs:
         site = Site(place=place, programs=programs, reference=reference)
         cases = list(QUICK) if quick else _all_cases()
         yield from _models(site, cases, "files of models")

@@ -49,7 +49,7 @@ def _replaced_in_disguise(file: Path, other: bytes) -> None:
 
 
 def _unreadable(file: Path, other: bytes) -> None:
-    file.chmod(0)  # root reads it all the same
+    file.chmod(0)
 
 
 def _garbage(file: Path, other: bytes) -> None:

@@ -1,5 +1,6 @@
 """Programs of this project as real processes, marked so that whatever they leave behind is found and ended."""
 
+import ctypes
 import json
 import os
 import secrets
@@ -84,6 +85,12 @@ class Program:
             return None
 
 
+def _give_up_rights() -> None:
+    """What this process becomes by exec may not pass over the modes of files: root without two capabilities."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; refused where there is no such right
+
+
 @dataclass
 class Programs:
     """Starts programs; at the end of the block nothing of them, and nothing that they started, is left.
@@ -91,9 +98,11 @@ class Programs:
     Attributes:
         folder: for what they print.
         environment: theirs; changes count for what is started afterwards.
+        obey_modes: a file that nobody may read is not read, where this is root, either.
     """
 
     folder: Path
+    obey_modes: bool = False
     mark: str = field(default_factory=lambda: secrets.token_hex(8))
     environment: dict[str, str] = field(default_factory=lambda: os.environ | QUIET)
 
@@ -130,6 +139,7 @@ class Programs:
                 stdout=first,
                 stderr=second,
                 start_new_session=True,
+                preexec_fn=_give_up_rights if self.obey_modes else None,
             )
         self._started.append(Program(process=process, out=out, err=err))
         return self._started[-1]
