@@ -49,7 +49,7 @@ ATTACKS = {
     "offline": 60,
     "http": 40,
     "texts": 60,
-    "sessions": 60,
+    "sessions": 120,
     "jobs": 60,
     "sweep": 60,
     "mixed": 150,

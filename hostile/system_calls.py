@@ -119,18 +119,17 @@ def _hit(place: Path, operation: Operation, number: int, call: Call, name: str) 
 
 
 def _hit_by(log: str, *, killed: bool) -> str | None:
-    """The arguments of the call that the fault hit; None where it hit none. A kill ends the log of its thread."""
-    lines = [match for line in log.splitlines() if (match := _LINE.match(line))]
-    if not killed:
-        return next((match["rest"] for match in lines if "(INJECTED)" in match["rest"]), None)
-    dead = next((line.split()[0] for line in log.splitlines() if "+++ killed by SIGKILL" in line), None)
-    return next((match["rest"] for match in reversed(lines) if match["pid"] == dead), None)
+    """The arguments of the call that the fault hit; None where it hit none. One that is killed has no result."""
+    lines = [match["rest"] for line in log.splitlines() if (match := _LINE.match(line))]
+    mark = re.compile(r"= \?$|<unfinished \.\.\.>$" if killed else r"\(INJECTED\)$")
+    return next((rest for rest in reversed(lines) if mark.search(rest)), None)
 
 
 def _alike(text: str) -> str:
     """The arguments of a call without what changes from one run to the next: random names, numbers, results."""
-    plain = re.sub(r"\d+-[0-9a-f]{8}", "#", text.rpartition(" = ")[0] or text)
-    return re.sub(r"\d+", "#", plain).removesuffix("<unfinished ...>").rstrip(" )")
+    arguments = re.split(r"\)? += |\)? +<unfinished|, \[\d+\]", text)[0].rstrip(")")
+    # Names of ours, `.out.tmp-123-0123abcd`, and of safetensors, `.tmpAb12Cd`.
+    return re.sub(r"\d+", "#", re.sub(r"\d+-[0-9a-f]{8}|\.tmp[A-Za-z0-9]{6}\b", "#", arguments))
 
 
 def _problems(operation: Operation, folder: Path, ended: Ended, *, killed: bool) -> list[str]:
