@@ -7,7 +7,7 @@ must stay quiet.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -231,6 +231,9 @@ def _train(tab: Watched, url: str, engine: Writer, texts: dict[str, str]) -> Out
         tab.page.goto(f"{url}/train?run=training-now")
         tab.page.get_by_text("A completion of the latest step").wait_for()
         tab.settled()
+        # What draws a text is fetched when the first one is there to be drawn.
+        with suppress(Error):
+            tab.page.get_by_test_id("stCode").locator("code").nth(len(names) - 1).wait_for()
         shown = [_content(one) for one in tab.page.get_by_test_id("stCode").locator("code").all()]
         for name in names:
             wanted = texts[name].replace("\r\n", "\n").strip("\n")
