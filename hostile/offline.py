@@ -132,8 +132,8 @@ def _commands(place: Path, *, quick: bool) -> Outcome:
     calls = 0
     init = make_model("llama", place / "init")
     policies = make_policies(init, place, num=2)
-    for argv in _argvs(place, init, policies, quick=quick):
-        with _traced(place / f"command-{argv[0]}", ["-m", "warp_core", *argv]) as program:
+    for number, argv in enumerate(_argvs(place, init, policies, quick=quick)):
+        with _traced(place / f"command-{number}", ["-m", "warp_core", *argv]) as program:
             program.process.wait(LIMIT_S)
         code, said = program.process.returncode, program.err.read_text(encoding="utf-8", errors="replace")
         tally.check(not code, f"{argv[0]} ended with {code}: {said[-300:]}")
