@@ -54,7 +54,7 @@ soak:
 
 broken:
 	$(setup) requirements-dev.txt
-	@$(python) -m hostile.broken $(if $(ARGS),$(ARGS),--keep) $(if $(SCRATCH),--scratch "$(SCRATCH)")
+	@$(python) -m hostile.broken $(ARGS) --keep $(if $(SCRATCH),--scratch "$(SCRATCH)")
 
 docs:
 	$(setup) requirements-dev.txt

@@ -4,7 +4,7 @@
 
 Every case of broken_cases.py is one change to a copy of the project, in which the tests that the README names for that
 promise run. Each of them has to fail there, and to pass in a copy that is not broken, which is tried first. --keep
-writes the outcomes to hostile/results/broken.json and into docs/reliability.md.
+writes the outcomes to hostile/results/broken.json and into docs/reliability.md, in place of those of the same cases.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.document import with_part
 from hostile.broken_cases import CASES, Broken
@@ -39,13 +38,15 @@ KEPT = RESULTS / "broken.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
-    """What came of one case: the tests that failed, as they had to, and those that did not."""
+    """What came of one case: the tests that failed, as they had to, and those that did not; when, at which commit."""
 
     promise: str
     what: str
     file: str
     noticed: tuple[str, ...]
     unnoticed: tuple[str, ...]
+    date: str
+    commit: str
 
     @property
     def was_noticed(self) -> bool:
@@ -63,9 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [case for case in CASES if not options.promises or case.promise in options.promises]
     if not chosen:
         made.error(f"no case breaks {', '.join(options.promises)}")
-    if options.keep and len(chosen) < len(CASES):
-        made.error("--keep takes all cases")
-    place, began = place_here(), time.monotonic()
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="broken-", dir=options.scratch) as scratch:
         copy = Path(scratch) / "project"
         shutil.copytree(ROOT, copy, ignore=LEFT_OUT, symlinks=True)
@@ -73,13 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if failing := failed_in(copy, tests):
             print(f"these fail in a copy that is not broken: {', '.join(sorted(failing))}", file=sys.stderr)
             return 1
-        tried = [_try(copy, case) for case in chosen]
+        tried = []
+        for case in chosen:
+            tried.append(_try(copy, case))
+            if options.keep:
+                _keep(tried[-1])
     seconds = round(time.monotonic() - began, 1)
     missed = [one for one in tried if not one.was_noticed]
     print(f"{len(tried) - len(missed)} of {len(tried)} changes were noticed ({seconds:.0f} s)")
-    if options.keep:
-        write_json_atomic(KEPT, {"place": asdict(place), "seconds": seconds, "tried": [asdict(one) for one in tried]})
-        write_text_atomic(PAGE, page())
     return 1 if missed else 0
 
 
@@ -94,7 +94,16 @@ def _try(copy: Path, case: Broken) -> Tried:
         file.write_text(sound, encoding="utf-8")
     noticed = tuple(test for test in case.noticed_by if test in failed)
     unnoticed = tuple(test for test in case.noticed_by if test not in failed)
-    one = Tried(promise=case.promise, what=case.what, file=case.file, noticed=noticed, unnoticed=unnoticed)
+    here = place_here()
+    one = Tried(
+        promise=case.promise,
+        what=case.what,
+        file=case.file,
+        noticed=noticed,
+        unnoticed=unnoticed,
+        date=here.date,
+        commit=here.commit,
+    )
     print(f"{one.promise:<4} {'noticed' if one.was_noticed else 'MISSED '} {one.what}", flush=True)
     for test in unnoticed:
         print(f"     {test} did not fail", flush=True)
@@ -161,13 +170,20 @@ def _is_of(name: str, test: str) -> bool:
     return name == wanted or name.startswith(f"{wanted}[")
 
 
-def read_tried() -> tuple[dict[str, Any], list[Tried]] | None:
-    """Return where and how long, and what came of each case, when all were last tried; None where they were not."""
+def _keep(one: Tried) -> None:
+    """Keep what came of a case, in place of what came of it before."""
+    kept = {case.what: case for case in [*read_tried(), one]}
+    write_json_atomic(KEPT, [asdict(kept[case.what]) for case in CASES if case.what in kept])
+    write_text_atomic(PAGE, page())
+
+
+def read_tried() -> list[Tried]:
+    """Return what came of each case when it was last tried."""
     if not KEPT.exists():
-        return None
-    values = json.loads(KEPT.read_text(encoding="utf-8"))
+        return []
     lists = ("noticed", "unnoticed")
-    return values, [Tried(**one | {name: tuple(one[name]) for name in lists}) for one in values["tried"]]
+    values = json.loads(KEPT.read_text(encoding="utf-8"))
+    return [Tried(**one | {name: tuple(one[name]) for name in lists}) for one in values]
 
 
 def page() -> str:
@@ -175,21 +191,18 @@ def page() -> str:
     return with_part(PAGE, _table(read_tried()), name="broken")
 
 
-def _table(kept: tuple[dict[str, Any], list[Tried]] | None) -> str:
-    if kept is None:
-        return "Not tried yet.\n"
-    values, tried = kept
-    noticed, place = sum(one.was_noticed for one in tried), values["place"]
+def _table(tried: Sequence[Tried]) -> str:
+    noticed = sum(one.was_noticed for one in tried)
     lines = [
-        f"**{noticed} of {len(tried)} changes were noticed by every test that had to** ({place['date'][:10]}, commit "
-        f"{place['commit'] or 'unknown'}, {values['seconds'] / 60:.0f} min).",
+        f"**{noticed} of {len(tried)} changes were noticed by every test that had to**; {len(CASES)} are written down.",
         "",
-        "| promise | broken so | in | failed, as they had to | did not |",
-        "|---|---|---|---|---|",
+        "| promise | broken so | in | failed, as they had to | did not | tried |",
+        "|---|---|---|---|---|---|",
     ]
     for one in tried:
         cells = [", ".join(f"`{_short(test)}`" for test in tests) for tests in (one.noticed, one.unnoticed)]
-        lines.append(f"| {one.promise} | {one.what} | `{one.file}` | {cells[0]} | {cells[1] or '-'} |")
+        when = f"{one.date[:10]}, {one.commit or 'unknown'}"
+        lines.append(f"| {one.promise} | {one.what} | `{one.file}` | {cells[0]} | {cells[1] or '-'} | {when} |")
     return "\n".join(lines) + "\n"
 
 
