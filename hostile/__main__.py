@@ -42,7 +42,7 @@ ATTACKS = {
     "numbers": 90,
     "memory": 60,
     "exports": 40,
-    "files": 30,
+    "files": 60,
     "signals": 90,
     "processes": 60,
     "access": 10,

@@ -40,6 +40,7 @@ def test_the_id_does_not_change_between_versions():
         ("weights", (-0.5, 1.5)),
         ("weights", (math.nan, 1.0)),
         ("weights", (True, False)),
+        ("weights", (1e308, 1e308)),
         ("eta", -0.1),
         ("eta", 2.1),
         ("eta", math.inf),

@@ -57,7 +57,8 @@ class Recipe:
         _check(numbers_ok, "weights", self.weights, "give non-negative numbers")
         count_ok = len(self.weights) == len(self.policies)
         _check(count_ok, "weights", self.weights, f"give {len(self.policies)} numbers, one per policy")
-        sum_ok = abs(math.fsum(self.weights) - 1) <= _SUM_TOLERANCE
+        # The largest first: the sum of two near the largest float raises.
+        sum_ok = max(self.weights) <= 2 and abs(math.fsum(self.weights) - 1) <= _SUM_TOLERANCE
         _check(sum_ok, "weights", self.weights, "make them sum to 1")
         _check(_is_finite(self.eta) and 0 <= self.eta <= _MAX_ETA, "eta", self.eta, "choose 0 <= eta <= 2")
         towards_ok = self.towards is None or (bool(self.towards) and isinstance(self.towards, str))
