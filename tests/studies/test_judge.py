@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from tests.test_docs import script
 from tests.tiny import load_model, make_model
-from warp_core.policy.model import load_tokenizer
+from warp_core.policy.tokenizer import load_tokenizer
 from warp_core.rewards import RewardBatch, load_reward
 from warp_core.studies import judge
 from warp_core.workspace.assets import assets_root

@@ -1,7 +1,8 @@
 """A model in memory: load, prompt, sample, score.
 
 prompts.py    read prompts, render them, pad on the left
-model.py      load a model and its tokenizer
+model.py      load a model
+tokenizer.py  load its tokenizer, once for all folders with the same one
 prefix.py     compute the prompt once for all completions of it
 sampling.py   completions with random streams of their own
 inference.py  packed weights for a block without gradients; the decoder of a policy

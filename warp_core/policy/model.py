@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from warp_core.errors import CheckpointError
+from warp_core.errors import CheckpointError, first_line
 from warp_core.policy.prompts import pad_token_id
+from warp_core.policy.tokenizer import load_tokenizer
 
-__all__ = ["DTYPES", "Policy", "load_policy", "load_tokenizer", "pick_device", "pointed_at"]
+__all__ = ["DTYPES", "Policy", "load_policy", "pick_device", "pointed_at"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -53,20 +54,6 @@ def pick_device() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder.
-
-    Raises:
-        CheckpointError: there is none, or it needs code that comes with the folder.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except MemoryError:
-        raise
-    except Exception as error:  # tokenizers raises Exception itself: whatever comes, the folder is at fault
-        raise CheckpointError(f"no usable tokenizer in {folder}: {_first_line(error)}") from error
-
-
 def load_policy(folder: Path, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Policy:
     """Load a full checkpoint for sampling and scoring.
 
@@ -97,14 +84,14 @@ def load_policy(folder: Path, *, device: torch.device | None = None, dtype: torc
         ArithmeticError,
         AssertionError,
     ) as error:
-        raise CheckpointError(f"cannot load a causal language model from {folder}: {_first_line(error)}") from error
+        raise CheckpointError(f"cannot load a causal language model from {folder}: {first_line(error)}") from error
     _require_complete(report, folder)
     model.requires_grad_(False)
     model.eval().to(device)
     try:
         eos_ids = _end_tokens(model, tokenizer)
     except (ValueError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"{folder}: eos_token_id is no token: {_first_line(error)}") from error
+        raise CheckpointError(f"{folder}: eos_token_id is no token: {first_line(error)}") from error
     pad_id = pad_token_id(tokenizer)
     model.generation_config = GenerationConfig(eos_token_id=list(eos_ids) or None, pad_token_id=pad_id)
     parameters = inspect.signature(model.forward).parameters
@@ -133,10 +120,6 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
     for ids in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
         found += ids if isinstance(ids, list) else [] if ids is None else [ids]
     return tuple(sorted({int(token) for token in found}))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from warp_core.errors import ConfigError
-from warp_core.policy.model import load_tokenizer
 from warp_core.policy.prompts import encode_prompts
+from warp_core.policy.tokenizer import load_tokenizer
 from warp_core.weights import Checkpoint
 
 __all__ = ["require_positions", "require_room"]
