@@ -13,7 +13,7 @@ __all__ = ["load_tokenizer"]
 KEPT = 4
 # What the loader looks at, whatever the class of the tokenizer; weights, cards and recipes are no part of it.
 _STEMS = ("tokenizer", "special_tokens", "added_tokens", "chat_template", "vocab", "merges", "config.json")
-_SUFFIXES = (".model", ".jinja", ".txt", ".spm", ".bpe")
+_SUFFIXES = (".model", ".jinja", ".spm", ".bpe")
 _FOLDERS = ("additional_chat_templates",)
 
 _lock = threading.Lock()
@@ -54,5 +54,6 @@ def _digest(folder: Path) -> str:
         for path in sorted(place.iterdir()) if place.is_dir() else []:
             if (path.name.startswith(_STEMS) or path.suffix in _SUFFIXES) and path.is_file():
                 found.update(f"{path.relative_to(folder)}\0".encode(errors="surrogateescape"))
-                found.update(hashlib.sha256(path.read_bytes()).digest())
+                with path.open("rb") as file:
+                    found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()
