@@ -20,6 +20,7 @@ from warp_core.policy.prompts import read_prompts
 from warp_core.rewards import load_reward
 from warp_core.training.config import config_from_mapping, config_to_mapping
 from warp_core.training.policy_run import fingerprint_of
+from warp_core.training.reinforce import Learner
 from warp_core.training.warp import train_warp
 from warp_core.weights import open_checkpoint
 from warp_core.workspace.runs import RunFolder
@@ -326,15 +327,29 @@ def test_bad_numbers_leave_the_last_good_state_and_the_run_goes_on_from_it(
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_weights_that_blow_up_stop_the_run_before_anything_is_saved(kind, model, tmp_path):
-    config = tiny_config(
-        tmp_path, model, kind=kind, training={"learning_rate": 1e30, "warmup_steps": 0, "evaluate_every": 1}
-    )
-    with pytest.raises(DivergedError):
-        train(config, tmp_path / "run")
-    folder = tmp_path / "run/iteration-1/policy-1"
-    assert not (folder / "checkpoint").exists()
-    assert not (folder / "state").exists()
+def test_weights_that_blow_up_stop_the_run_before_anything_is_saved(kind, model, tmp_path, monkeypatch):
+    step = Learner.step
+
+    def blow_up(learner):
+        record = step(learner)
+        with torch.no_grad():
+            next(iter(learner.trainable.masters.values())).view(-1)[0] = torch.inf
+        return record
+
+    config = tiny_config(tmp_path, model, kind=kind, training={"evaluate_every": 0, "save_every": 1})
+    train(config, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", should_stop=stop_after(2))
+    state = tmp_path / "run/iteration-1/policy-1/state/state.safetensors"
+    before = state.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", blow_up)
+        with pytest.raises(DivergedError, match=r"weight .* is not finite"):
+            train(config, tmp_path / "run", resume=True)
+    assert state.read_bytes() == before
+    assert not (tmp_path / "run/iteration-1/policy-1/checkpoint").exists()
+    train(config, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "straight", tmp_path / "run")
 
 
 def test_a_full_disk_or_no_permission_is_the_users_to_mend(model, tmp_path, monkeypatch):
