@@ -6,7 +6,6 @@ reward keeps its identity (the hash of its source) over the mend.
 """
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from unittest import mock
 from hostile.document import ROOT
 from hostile.outcomes import Outcome, Tally
 from tests.tiny import make_model
-from tests.training.runs import CPU, metrics, tiny_config, trained_bytes
+from tests.training.runs import CPU, in_a_process, metrics, tiny_config, trained_bytes
 from warp_core.errors import DivergedError, RewardError, WarpError
 from warp_core.rewards import load_reward
 from warp_core.training.config import WarpConfig, config_to_toml
@@ -321,9 +320,8 @@ def _fatal(bench: Bench, kind: str) -> Outcome:
         for when in (1, LATER):
             out = bench.new_run()
             bench.switch(name, when)
-            context = multiprocessing.get_context("fork")
-            process = context.Process(target=_train_child, args=(bench, out), daemon=True)
-            process.start()
+            # Not a fork of this process: GNU's OpenMP has had threads here, and a child of it waits for them for ever.
+            process = in_a_process(bench.config, out)
             process.join(PROCESS_S)
             ended = process.exitcode is not None
             process.kill()
@@ -332,10 +330,6 @@ def _fatal(bench: Bench, kind: str) -> Outcome:
             tally.check(ended, f"{name} at call {when}: no end within {PROCESS_S:.0f} s")
             _check_mended(tally, bench, out, f"{name} at call {when}", before=bench.saved if when == LATER else {})
     return tally.outcome()
-
-
-def _train_child(bench: Bench, out: Path) -> None:
-    bench.train(out)
 
 
 def _command_line(bench: Bench) -> Outcome:
