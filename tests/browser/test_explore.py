@@ -236,6 +236,7 @@ class TestHostileText:
         assert "<script>window.stolen = 1</script>" in text.inner_text()
         nodes = text.evaluate("node => [...node.querySelectorAll('*')].map((child) => child.tagName)")
         assert set(nodes) <= {"MARK"}
+        expect(text.locator("mark").last).to_contain_text('<img src="http://evil.example/')
         assert tab.page.evaluate("window.stolen") is None
 
     def test_of_a_label_in_a_link(self, app_url: str, open_tab: OpenTab):

@@ -50,7 +50,9 @@ def completion(prompt: str, *, seed: int, index: int, distance: float, num_words
     differences between models look as they do for real.
     """
     if "hostile" in prompt:
-        return f" {HOSTILE} {seed} {index}"
+        # What a page marks as different has to be harmless, too.
+        own = f' <img src="http://evil.example/{distance:.3f}.png" onerror="window.stolen = 1">' if distance else ""
+        return f" {HOSTILE} {seed} {index}{own}"
     start = _number(f"{prompt}|{seed}|{index}") % len(_PLAIN)
     words = []
     for place in range(num_words):
