@@ -61,6 +61,7 @@ def state(trainings, name, workspace):
 def test_a_run_trains_in_a_process_that_another_engine_finds_stops_and_resumes(trainings, workspace, tmp_path):
     config = mapping(tmp_path, steps=[600], evaluate_every=0)
     trainings.start("long", config)
+    assert Trainings(workspace).summary_of_start("long").state is RunState.RUNNING, "another engine, before its folder"
     run = RunFolder(workspace / "long")
     wait_for(lambda: (run.policy(1, 1) / "metrics.jsonl").exists() and len(metrics(run.path)) > 2)
     with pytest.raises(WorkspaceError, match="exists already"):
