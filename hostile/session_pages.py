@@ -44,19 +44,21 @@ SEED = 20260102
 RUNS = ("one", "two")
 TOKENS = 10
 HURRIED = 0.3  # share of moves after which the next one follows at once
-STANDS_S = 60.0
+STANDS_S, LOOK_EVERY_MS = 60.0, 150
 LAMBDA = "lambda, share of policy 2"
 # What a page says of its position: three texts with their facts, the card, sliders and readout.
 SHOWN = """async () => {
   // A move is drawn in the next frame.
   for (let frame = 0; frame < 2; frame++) await new Promise((next) => requestAnimationFrame(next));
-  const all = (root, what) => [
-    ...root.querySelectorAll(what),
-    ...[...root.querySelectorAll('*')].flatMap((node) => (node.shadowRoot ? all(node.shadowRoot, what) : [])),
-  ];
-  const texts = (what) => all(document, what).map((node) => node.textContent);
-  const panes = all(document, 'section.pane');
-  const fields = all(document, '.pilot input');
+  // One walk through the page: it is made several times a second, and all pages are drawn by the same two cores.
+  const roots = [document];
+  for (const root of roots) {
+    for (const node of root.querySelectorAll('*')) if (node.shadowRoot) roots.push(node.shadowRoot);
+  }
+  const all = (what) => roots.flatMap((root) => [...root.querySelectorAll(what)]);
+  const texts = (what) => all(what).map((node) => node.textContent);
+  const panes = all('section.pane');
+  const fields = all('.pilot input');
   const isWhole = (pane) => pane.dataset.state === 'done' && !pane.classList.contains('stale');
   return {
     still: document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]') !== null
@@ -208,7 +210,7 @@ def _standing(page: Page, move: Slide) -> tuple[dict[str, Any], str]:
         problem = problem or ("" if shown["still"] else "the texts never came")
         if not problem:
             return shown | {"at": _at(page.url)}, ""
-        page.wait_for_timeout(40)
+        page.wait_for_timeout(LOOK_EVERY_MS)
     return {}, problem
 
 
