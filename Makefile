@@ -22,7 +22,7 @@ help:
 	@echo '                       PEERS=0 leaves mergekit and TRL out, ARGS="merge front" names benches, SCRATCH=/path'
 	@echo 'make soak              every attack of hostile/, two hours of mixed use among them (about 5 hours); QUICK=1 is what the'
 	@echo '                       tests run, ARGS="resume headers" names attacks, SCRATCH=/path'
-	@echo 'make broken            break copies of the project on purpose: the tests of the README have to notice (about 20 minutes)'
+	@echo 'make broken            break copies of the project on purpose: the tests of the README have to notice (about 40 minutes)'
 	@echo 'make docs              write the generated parts of README.md and docs/ anew'
 	@echo 'make clean             remove .venv, .venv-bench and caches; runs/ stays'
 	@echo 'PYTHON=/path/to/python chooses the interpreter (3.11 or newer)'
