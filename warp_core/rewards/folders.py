@@ -7,6 +7,7 @@ from typing import Any
 
 from warp_core.errors import RewardError
 from warp_core.workspace.hashing import sha256_file
+from warp_core.workspace.reading import read_regular
 
 __all__ = ["check_model_folder", "folder_id"]
 
@@ -65,7 +66,7 @@ def _check_index(folder: Path, *, name: str) -> None:
 
 def _read_json(path: Path, *, name: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path))
     except FileNotFoundError:
         raise RewardError(
             f"reward {name!r}: no {path.name} in {path.parent}: give the folder of a sequence-classification model"

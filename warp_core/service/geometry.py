@@ -28,6 +28,7 @@ from warp_core.training.warp import Sources
 from warp_core.weights import Geometry, Recipe, coefficients, compute_geometry
 from warp_core.workspace.paths import cache_root
 from warp_core.workspace.publish import write_text_atomic
+from warp_core.workspace.reading import read_regular
 from warp_core.workspace.sealed import seal_of
 
 __all__ = ["coefficients_at", "compute", "known_geometry", "stored_geometry"]
@@ -147,7 +148,7 @@ def _keep(library: Library, selection: Selection, iteration: int, sources: Sourc
 
 def _read(file: Path) -> tuple[str, Geometry | None]:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(read_regular(file))
         # The geometry of the bundled run has no seal: it is older.
         if data["format"] == FORMAT and data.pop("sha256", None) in (None, seal_of(data)):
             return str(data["sft"]), Geometry.from_json(data["geometry"])

@@ -18,6 +18,7 @@ from warp_core.service.protocol import Selection
 from warp_core.service.trainings import Trainings
 from warp_core.training.config import WarpConfig, config_to_mapping
 from warp_core.workspace.bundled import BUNDLED
+from warp_core.workspace.reading import read_regular
 from warp_core.workspace.runs import RunFolder
 
 __all__ = ["Runs"]
@@ -100,7 +101,7 @@ class Runs:
         return RunDetail(
             summary=self._summary_of_folder(name),
             config=config_to_mapping(self._config(name)),
-            toml=run.config_file.read_text(encoding="utf-8"),
+            toml=read_regular(run.config_file),
             path=str(run.path),
         )
 
@@ -172,7 +173,7 @@ class Runs:
 def _read_rows(file: Path) -> list[Row]:
     """Read the lines that are whole, as far as they are sound: the last one may still be on its way."""
     rows: list[Row] = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_regular(file, errors="replace").splitlines():
         try:
             row = json.loads(line)
             row |= {"step": _within(int(row["step"]), 2**31), "time": _within(float(row["time"]), 1e11)}

@@ -27,6 +27,7 @@ from warp_core.service.documents import RunState, RunSummary
 from warp_core.training.config import WarpConfig, config_from_mapping, config_to_mapping, config_to_toml, load_config
 from warp_core.workspace.paths import require_run_name, run_path, safe_name
 from warp_core.workspace.publish import write_json_atomic, write_text_atomic
+from warp_core.workspace.reading import read_regular
 from warp_core.workspace.runs import RunFolder
 
 __all__ = ["Trainings"]
@@ -213,7 +214,7 @@ class Trainings:
         """Return the living process that was started for a run, by this engine or an earlier one."""
         self._collect()
         try:
-            record = json.loads((self._folder(name) / "process.json").read_text(encoding="utf-8"))
+            record = json.loads(read_regular(self._folder(name) / "process.json"))
             process = psutil.Process(int(record["pid"]))
             # Ids are used again; together with the time of birth they are not.
             is_ours = abs(process.create_time() - float(record["born"])) < 1.0

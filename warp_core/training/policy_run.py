@@ -29,6 +29,7 @@ from warp_core.training.trainable import FullTrainable, LoraTrainable, Trainable
 from warp_core.weights import AdapterFactors, open_checkpoint, read_adapter, write_adapter
 from warp_core.weights.model_files import write_model_files
 from warp_core.workspace.publish import publish_folder, recover_folder, write_json_atomic, write_text_atomic
+from warp_core.workspace.reading import read_regular
 from warp_core.workspace.runs import RunFolder
 from warp_core.workspace.sources import resolve_model
 from warp_core.workspace.store import ResultsStore
@@ -235,7 +236,7 @@ class _MetricsLog:
         self.path = path
         kept: list[str] = []
         self.ended: str | None = None
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        lines = read_regular(path, errors="replace").splitlines() if path.exists() else []
         for line in lines[:steps_done]:
             try:
                 row = json.loads(line)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from warp_core.errors import WorkspaceError
 from warp_core.workspace.publish import publish_folder, recover_folder
+from warp_core.workspace.reading import read_regular
 
 __all__ = ["RunState", "load_state", "save_state"]
 
@@ -62,7 +63,7 @@ def load_state(folder: Path, *, fingerprint: str) -> RunState | None:
     if not folder.is_dir():
         return None
     try:
-        header: Mapping[str, object] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        header: Mapping[str, object] = json.loads(read_regular(folder / "state.json"))
         parts: dict[str, Tensors] = {part: {} for part in _PARTS}
         with safe_open(folder / "state.safetensors", framework="pt") as file:
             sealed = file.metadata()

@@ -10,6 +10,7 @@ from warp_core.errors import WorkspaceError
 from warp_core.workspace.assets import assets_root
 from warp_core.workspace.paths import cache_root, run_path
 from warp_core.workspace.publish import MANIFEST_NAME, check_manifest, publish_folder
+from warp_core.workspace.reading import read_regular
 
 __all__ = ["BUNDLED", "bundled_run", "is_bundled_run"]
 
@@ -60,6 +61,6 @@ def _may_be_replaced(source: Path, out: Path) -> bool:
 
 def _started(run: Path) -> float:
     try:
-        return float(json.loads((run / "run.json").read_text(encoding="utf-8"))["started"])
+        return float(json.loads(read_regular(run / "run.json"))["started"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise WorkspaceError(f"{run} is not a run: its run.json cannot be read ({error})") from error

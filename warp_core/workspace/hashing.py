@@ -7,6 +7,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from warp_core.workspace.reading import read_regular
+
 __all__ = ["sha256_file"]
 
 _RACY_NS = 2_000_000_000  # a file written this recently may change again without a new timestamp
@@ -45,7 +47,7 @@ def _read_cache(cache_dir: Path | None, key: tuple[str, int, int, int, int, int]
     if cache_dir is None:
         return None
     with suppress(OSError, UnicodeDecodeError):
-        text = _entry(cache_dir, key).read_text(encoding="ascii")
+        text = read_regular(_entry(cache_dir, key))
         if len(text) == 64 and set(text) <= set("0123456789abcdef"):
             return text
     return None

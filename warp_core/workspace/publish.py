@@ -29,6 +29,7 @@ from typing import Any
 
 from warp_core.errors import UserError, WorkspaceError
 from warp_core.workspace.hashing import sha256_file
+from warp_core.workspace.reading import read_regular
 
 __all__ = [
     "MANIFEST_NAME",
@@ -116,7 +117,7 @@ def check_manifest(folder: Path) -> list[str]:
     Raises WorkspaceError if the manifest is missing or not readable.
     """
     try:
-        files = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))["files"]
+        files = json.loads(read_regular(folder / MANIFEST_NAME))["files"]
         wanted = {str(name): (str(entry["sha256"]), int(entry["size_bytes"])) for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as err:
         raise WorkspaceError(

@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 
 from warp_core.errors import WorkspaceError
 from warp_core.workspace.publish import write_json_atomic
+from warp_core.workspace.reading import read_regular
 
 __all__ = ["RunFolder", "open_run"]
 
@@ -90,7 +91,7 @@ class RunFolder:
             WorkspaceError: it is missing, damaged or of a newer format.
         """
         try:
-            about = json.loads(self.about_file.read_text(encoding="utf-8"))
+            about = json.loads(read_regular(self.about_file))
             newer = int(about["format"]) > FORMAT
             if not newer:
                 _require_sound(about)
@@ -135,7 +136,7 @@ class RunFolder:
                 return None
         except Timeout:
             try:
-                return int(json.loads(self._process_file.read_text(encoding="utf-8"))["pid"])
+                return int(json.loads(read_regular(self._process_file))["pid"])
             except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 return None  # it holds the lock and has not said who it is yet
         except OSError:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from warp_core.workspace.publish import write_json_atomic
+from warp_core.workspace.reading import read_regular
 
 __all__ = ["read_sealed", "seal_of", "write_sealed"]
 
@@ -22,7 +23,7 @@ def write_sealed(path: Path, content: Any) -> None:
 def read_sealed(path: Path) -> Any:
     """Return what `write_sealed` wrote; None for anything else, whatever it is."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(read_regular(path))
         return stored["content"] if stored["sha256"] == seal_of(stored["content"]) else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
