@@ -46,7 +46,7 @@ def test_text_is_read_as_text(tmp_path):
 
 def test_what_is_no_file_is_refused_and_leaves_no_descriptor(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for path, message in (
         (tmp_path / "pipe", "not a regular file"),
         (Path("/dev/zero"), "not a regular file"),
@@ -56,7 +56,7 @@ def test_what_is_no_file_is_refused_and_leaves_no_descriptor(tmp_path):
         error = at_once(lambda path=path: read_regular(path))
         assert isinstance(error, OSError)
         assert message in str(error)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_caches_and_records_that_are_pipes_are_not_waited_for(tmp_path):
