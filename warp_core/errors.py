@@ -35,7 +35,6 @@ __all__ = [
     "UserError",
     "WarpError",
     "WorkspaceError",
-    "first_line",
 ]
 
 
@@ -97,8 +96,3 @@ class EngineUnreachableError(WarpError):
 
 class DivergedError(WarpError):
     """Training met a number that is not finite; the last good state is intact on disk."""
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what another library's error says, at most 400 letters; its name where it is silent."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]

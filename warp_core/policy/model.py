@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from warp_core.errors import CheckpointError, first_line
+from warp_core.errors import CheckpointError
 from warp_core.policy.prompts import pad_token_id
-from warp_core.policy.tokenizer import load_tokenizer
+from warp_core.policy.tokenizer import first_line, load_tokenizer
 
 __all__ = ["DTYPES", "Policy", "load_policy", "pick_device", "pointed_at"]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from warp_core.errors import CheckpointError, first_line
+from warp_core.errors import CheckpointError
 
-__all__ = ["load_tokenizer"]
+__all__ = ["first_line", "load_tokenizer"]
 
 KEPT = 4
 # What the loader looks at, whatever the class of the tokenizer; weights, cards and recipes are no part of it.
@@ -57,3 +57,8 @@ def _digest(folder: Path) -> str:
                 with path.open("rb") as file:
                     found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what another library's error says, at most 400 letters; its name where it is silent."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
