@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import time
 
 import psutil
@@ -12,6 +13,8 @@ from tests.tiny import make_model
 from tests.training.runs import metrics, tiny_config, trained_bytes
 from warp_core.errors import ConfigError, WorkspaceError
 from warp_core.service.documents import RunState
+from warp_core.service.library import Library
+from warp_core.service.runs import Runs
 from warp_core.service.trainings import SILENT, Trainings
 from warp_core.training.config import config_to_mapping
 from warp_core.workspace.runs import RunFolder
@@ -111,6 +114,22 @@ def test_a_run_that_cannot_begin_is_listed_with_the_reason_and_can_be_started_ag
     trainings.start_again("broken")
     wait_for((workspace / "broken/run.json").exists)
     assert trainings.names() == []
+
+
+def test_a_start_that_is_removed_while_the_runs_are_listed_is_left_out(trainings, workspace, tmp_path, monkeypatch):
+    trainings.start("gone", mapping(tmp_path) | {"model": {"name": str(tmp_path / "nothing here")}})
+    wait_for(lambda: trainings.summary_of_start("gone").state is RunState.FAILED)
+    runs = Runs(Library(workspace), trainings)
+    assert "gone" in [summary.name for summary in runs.summaries()]
+    started = Trainings._started
+
+    def remove_once_read(self, name):
+        config = started(self, name)
+        shutil.rmtree(workspace / ".training" / name)
+        return config
+
+    monkeypatch.setattr(Trainings, "_started", remove_once_read)
+    assert "gone" not in [summary.name for summary in runs.summaries()]
 
 
 @pytest.mark.parametrize("name", ["../out", "", "a/b", "con", ".hidden", "x" * 101])

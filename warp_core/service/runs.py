@@ -40,14 +40,19 @@ class Runs:
 
     def summaries(self) -> list[RunSummary]:
         """All runs, the running ones first, then the latest. A folder that cannot be read is listed as failed."""
-        names = dict.fromkeys([*self._library.run_names(), *self._trainings.names()])
-        found = [self._summary_or_problem(name) for name in names]
+        found = [summary for name in self._names() if (summary := self._summary_or_problem(name))]
         return sorted(found, key=lambda run: (run.state != RunState.RUNNING, -(run.started_at or 0.0), run.name))
 
-    def _summary_or_problem(self, name: str) -> RunSummary:
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys([*self._library.run_names(), *self._trainings.names()]))
+
+    def _summary_or_problem(self, name: str) -> RunSummary | None:
+        """Describe a run; None where it was removed since it was found."""
         try:
             return self.summary(name)
         except WarpError as error:
+            if name not in self._names():
+                return None
             return RunSummary(
                 name=name,
                 state=RunState.FAILED,

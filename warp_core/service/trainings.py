@@ -153,7 +153,10 @@ class Trainings:
         with self._lock:
             alive = self._is_alive(name)
         state, error = (RunState.RUNNING, None) if alive else self._how_it_ended(name)
-        started = (self._folder(name) / "config.toml").stat().st_mtime
+        try:
+            started = (self._folder(name) / "config.toml").stat().st_mtime
+        except OSError as gone:  # removed since it was read
+            raise self._unknown(name) from gone
         return RunSummary(
             name=name,
             state=state,
@@ -177,8 +180,11 @@ class Trainings:
     def _started(self, name: str) -> WarpConfig:
         file = self._folder(name) / "config.toml"
         if not file.is_file():
-            raise WorkspaceError(f"no run called {name!r} in {self._workspace}")
+            raise self._unknown(name)
         return load_config(file)
+
+    def _unknown(self, name: str) -> WorkspaceError:
+        return WorkspaceError(f"no run called {name!r} in {self._workspace}")
 
     def _spawn(self, name: str, config: Path, out: Path, *options: str) -> None:
         command = [sys.executable, "-m", "warp_core", "train", str(config), "--out", str(out), *options]
