@@ -44,7 +44,8 @@ const shortNumber = (value) => {
 
 // Round numbers inside [low, high], at most `most` of them.
 const ticks = (low, high, most) => {
-  const span = high - low || 1
+  // What differs by rounding alone is one value: steps so small would not change a number that they are added to.
+  const span = high - low > 1e-9 * Math.max(Math.abs(low), Math.abs(high)) ? high - low : Math.abs(high) || 1
   const power = 10 ** Math.floor(Math.log10(span / most))
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => span / s <= most) ?? 10 * power
   const found = []

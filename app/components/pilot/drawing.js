@@ -3,6 +3,13 @@
 
 const RADIUS = 4.6;
 const REACH = 0.6; // RL runs and predictions may stretch an axis by this part of the measured points' span
+const ALIKE = 1e-9; // values closer than this part of their size are the same but for rounding
+
+/** How far two values are apart; values that are alike but for rounding count as one, and one value is its own span. */
+function spanOf(low, high) {
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  return high - low > ALIKE * size ? high - low : size || 1;
+}
 
 /** Lowest and highest value of an axis: measured points with their errors, and what else fits beside them. */
 function extentOf(model, metric) {
@@ -19,15 +26,14 @@ function extentOf(model, metric) {
   if (!measured.length) return metric === "kl" ? [0, 10] : [0, 1];
   let low = measured.reduce((a, b) => Math.min(a, b));
   let high = measured.reduce((a, b) => Math.max(a, b));
-  const span = high - low || Math.abs(high) || 1;
-  const stretch = (model.etaMax > 1 ? 2.5 : 1) * REACH * span;
+  const stretch = (model.etaMax > 1 ? 2.5 : 1) * REACH * spanOf(low, high);
   const [least, most] = [low - stretch, high + stretch];
   for (const value of further) {
     low = Math.min(low, Math.max(value, least));
     high = Math.max(high, Math.min(value, most));
   }
   if (metric === "kl") low = Math.min(low, 0);
-  const pad = 0.04 * (high - low || 1);
+  const pad = 0.04 * spanOf(low, high);
   return [low - (metric === "kl" && low === 0 ? pad / 2 : pad), high + pad];
 }
 

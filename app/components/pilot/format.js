@@ -59,11 +59,16 @@ function niceStep(span, count) {
   return power * (lead < 1.5 ? 1 : lead < 3.5 ? 2 : lead < 7.5 ? 5 : 10);
 }
 
+const MOST_TICKS = 200;
+
 /** Round values inside [low, high], and the decimals that they need. */
 function niceTicks(low, high, count) {
   const step = niceStep(high - low, count);
   const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const values = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++) values.push(i * step);
+  // Counted from the first: beyond 2 ** 53 adding 1 to a number does not change it.
+  const first = Math.ceil(low / step - 1e-9);
+  const amount = Math.min(Math.floor(high / step + 1e-9) - first, MOST_TICKS);
+  for (let k = 0; k <= amount; k++) values.push((first + k) * step);
   return { values, decimals };
 }

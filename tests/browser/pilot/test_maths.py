@@ -243,6 +243,28 @@ def test_ticks_are_round_and_inside(blank: Page):
     assert (found[1]["decimals"], found[2]["decimals"]) == (3, 2)
 
 
+def test_ticks_of_a_span_that_is_next_to_nothing_end(blank: Page):
+    ranges = [[4 - 4.5e-16, 4 + 8.9e-16], [1e6, 1e6 + 1.2e-10], [3, 3]]
+    found = run(blank, "return data.map(([low, high]) => niceTicks(low, high, 6).values.length);", ranges)
+    assert all(number <= 201 for number in found)
+
+
+@pytest.mark.parametrize(("value", "error"), [(4.0, 1e-16), (1e6, 1e-11), (-3.0, 0.0), (0.0, 0.0)])
+def test_a_metric_that_is_the_same_everywhere_has_an_axis(blank: Page, value: float, error: float):
+    """Rewards that are alike but for rounding, as of a constant reward, with a prediction that is off by a digit."""
+    points = [{"metrics": {"reward": [value, error]}}, {"metrics": {"reward": [value, 0.0]}}]
+    model = {"etaMax": 1, "series": [{"kind": "merge", "points": points}], "curve": [value * (1 + 3e-16), value]}
+    code = (
+        "const [low, high] = extentOf({...data, curve: () => data.curve}, 'reward');"
+        "return [low, high, niceTicks(low, high, 6).values];"
+    )
+    script = pilot_script("maths", "format", "points", "drawing")
+    low, high, ticks = blank.evaluate(f"(data) => {{ {script}\n{code} }}", model)
+    assert low < value < high
+    assert high - low == pytest.approx(0.08 * (abs(value) or 1.0))
+    assert 2 <= len(ticks) <= 10
+
+
 def test_colours_are_those_of_the_printed_front(blank: Page):
     assert tuple(run(blank, "return ITERATION_COLORS;", None)) == series.ITERATION_COLORS
 
