@@ -31,9 +31,7 @@ from warp_core.service.runs import Runs
 from warp_core.service.studies import read_studies
 from warp_core.service.trainings import Trainings
 from warp_core.studies.report import read_documents
-from warp_core.training.config import (
-    config_to_toml,
-)
+from warp_core.training.config import kept_config
 from warp_core.training.state import RunState, load_state, save_state
 from warp_core.training.warp import run_config, sources_of, train_warp
 from warp_core.weights import Geometry, Recipe, compute_geometry, make_recipe, open_checkpoint, read_adapter
@@ -123,7 +121,7 @@ class Scene:
         yield Target(name="geometry.json, for predictions", file=stored, read=self._predicted)
         started = self.workspace / ".training" / "begun"
         started.mkdir(parents=True)
-        (started / "config.toml").write_text(config_to_toml(self.config), encoding="utf-8")
+        (started / "config.toml").write_text(kept_config(self.config), encoding="utf-8")
         (started / "process.json").write_text(json.dumps({"pid": 2**22, "born": 1.0}), encoding="ascii")
         yield Target(name="process.json of a start", file=started / "process.json", read=self._listed)
         yield Target(name="config.toml of a start", file=started / "config.toml", read=self._listed)

@@ -1,5 +1,6 @@
 """What an attack reports: how often it was tried, how often the promise held, and every time that it did not."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,22 @@ class Attack(Protocol):
         """
 
 
+# The longest first: an environment may lie in the project, and the project in the home.
+_PLACES = {
+    sys.prefix: "VENV",
+    sys.base_prefix: "PYTHON",
+    str(Path(__file__).parents[1]): "PROJECT",
+    str(Path.home()): "~",
+}
+
+
+def _without_places(text: str) -> str:
+    """Name the folders of this machine as on any other: what failed is kept in a public page."""
+    for place in sorted(_PLACES, key=len, reverse=True):
+        text = text.replace(f"{place}/", f"{_PLACES[place]}/")
+    return text
+
+
 @dataclass
 class Tally:
     """Counts tries of one case; `outcome` closes it.
@@ -73,7 +90,7 @@ class Tally:
         self.tried += 1
         self.survived += held
         if not held and len(self.failures) < SHOWN_FAILURES:
-            self.failures.append(" ".join(otherwise.split())[:500])
+            self.failures.append(_without_places(" ".join(otherwise.split()))[:500])
 
     def outcome(self, measured: str = "") -> Outcome:
         """Return the counts."""

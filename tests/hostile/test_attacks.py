@@ -3,12 +3,14 @@
 import argparse
 import os
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
 from hostile.__main__ import ATTACKS, attacked
 from hostile.document import PAGE, ROOT, Place, Ran, keep, page, read_kept
-from hostile.outcomes import Outcome
+from hostile.outcomes import Outcome, Tally
 
 NEEDS = {"system_calls": "strace", "offline": "strace", "texts": "chromium", "sessions": "chromium"}
 
@@ -31,6 +33,16 @@ def test_every_attack_is_explained():
 
 def test_the_page_shows_what_was_kept():
     assert page(read_kept(list(ATTACKS)), list(ATTACKS)) == PAGE.read_text(encoding="ascii")
+
+
+def test_a_failure_names_no_folder_of_this_machine():
+    tally = Tally("one", promise="P1", holds="it")
+    seen = f'File "{sys.base_prefix}/lib/os.py", File "{sys.prefix}/lib/x.py", {ROOT}/hostile/a.py, {Path.home()}/b'
+    tally.check(False, seen)
+    (kept,) = tally.outcome().failures
+    assert not [place for place in (sys.base_prefix, sys.prefix, ROOT, Path.home()) if f"{place}/" in kept]
+    assert "/lib/os.py" in kept
+    assert "PROJECT/hostile/a.py" in kept
 
 
 def test_what_was_kept_is_shown_with_its_failures(tmp_path):

@@ -16,7 +16,7 @@ from warp_core.service.documents import RunState
 from warp_core.service.library import Library
 from warp_core.service.runs import Runs
 from warp_core.service.trainings import SILENT, Trainings
-from warp_core.training.config import config_to_mapping
+from warp_core.training.config import WarpConfig, config_to_mapping, kept_config
 from warp_core.workspace.runs import RunFolder
 
 PATIENCE_S = 120
@@ -111,6 +111,12 @@ def test_a_run_that_cannot_begin_is_listed_with_the_reason_and_can_be_started_ag
     assert "\n" not in summary.error
     assert summary.model.endswith("nothing here")
     make_model("llama", tmp_path / "nothing here")
+    file = workspace / ".training/broken/config.toml"
+    whole = file.read_text()
+    file.write_text(whole[: whole.index("[reward]")])
+    with pytest.raises(ConfigError, match=r"config\.toml was cut short"):
+        trainings.start_again("broken")
+    file.write_text(whole)
     trainings.start_again("broken")
     wait_for((workspace / "broken/run.json").exists)
     assert trainings.names() == []
@@ -168,7 +174,7 @@ def test_a_folder_that_is_no_run_is_left_alone(trainings, workspace):
 def test_the_id_of_a_process_that_is_gone_is_not_taken_for_the_run(trainings, workspace, tmp_path):
     folder = workspace / ".training/old"
     folder.mkdir(parents=True)
-    (folder / "config.toml").write_text("")
+    (folder / "config.toml").write_text(kept_config(WarpConfig()))
     (folder / "process.json").write_text(json.dumps({"pid": psutil.Process().pid, "born": 12.0}))
     assert trainings.summary_of_start("old").state is RunState.STOPPED
     with pytest.raises(WorkspaceError, match="not being trained"):

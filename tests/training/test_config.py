@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import json
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from warp_core.training.config import (
     config_to_toml,
     docs_table,
     json_schema,
+    kept_config,
     load_config,
+    load_kept_config,
 )
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "config.md"
@@ -84,6 +87,34 @@ def test_toml_round_trip_of_everything_unusual(tmp_path):
     assert again.training.steps == (9000, 7000, 5000)
     assert again.for_run(1).training.steps == (5,)
     assert config_from_mapping(json.loads(json.dumps(config_to_mapping(unusual)))) == unusual
+
+
+def test_a_kept_configuration_is_read_whole_or_not_at_all(tmp_path):
+    config = config_from_mapping({"runs": [{"training": {"seed": 7}}, {"training": {"seed": 123}}]})
+    file = tmp_path / "c.toml"
+    whole = kept_config(config)
+    file.write_text(whole, encoding="utf-8")
+    assert load_kept_config(file) == load_config(file) == config
+    file.write_text(whole.replace("\n", "\r\n") + "\r\n", encoding="utf-8")
+    assert load_kept_config(file) == config
+    cut = [whole[:end] for end in range(len(whole) - 1)]
+    as_another = 0
+    for text in cut:
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match="cut short"):
+            load_kept_config(file)
+        with suppress(ConfigError):
+            as_another += load_config(file) != config
+    assert as_another > 20  # which the last line is there for
+
+
+def test_of_a_kept_configuration_other_damage_is_told_as_of_any(tmp_path):
+    file = tmp_path / "c.toml"
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        load_kept_config(file)
+    file.write_text(f"x = \n{kept_config(WarpConfig())}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_kept_config(file)
 
 
 def test_a_single_value_stands_for_a_list():

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tests.tiny import make_model
 from tests.training.runs import CPU, HELD_OUT, TRAIN, metrics, stored_points, tiny_config, trained_bytes
 from tests.weights import oracle
-from warp_core.errors import PromptError, UserError, WorkspaceError
+from warp_core.errors import ConfigError, PromptError, UserError, WorkspaceError
 from warp_core.training import warp
 from warp_core.training.config import config_from_mapping, config_to_mapping, load_config
 from warp_core.training.warp import prepare_run, run_config, sources_of, train_warp
@@ -271,6 +271,24 @@ def test_resuming_with_other_settings_is_refused(model, tmp_path):
     with pytest.raises(WorkspaceError, match=r"was started with other settings: resume it with .*config\.toml"):
         train(other, tmp_path / "run", resume=True)
     train(load_config(tmp_path / "run" / "config.toml"), tmp_path / "run", resume=True)
+
+
+def test_a_run_whose_configuration_was_cut_short_is_refused(model, tmp_path):
+    config = tiny_config(tmp_path, model, training={"steps": 1})
+    run = RunFolder(tmp_path / "run")
+    train(config, run.path)
+    whole = run.config_file.read_text()
+    for left in ("", whole[: whole.index("[merge]")]):
+        run.config_file.write_text(left)
+        with pytest.raises(ConfigError, match=r"config\.toml was cut short"):
+            run_config(run)
+        with pytest.raises(ConfigError, match=r"config\.toml was cut short"):
+            train(config, run.path, resume=True)
+        assert run.config_file.read_text() == left
+    about = json.loads(run.about_file.read_text())
+    run.about_file.write_text(json.dumps(about | {"format": 1}))
+    run.config_file.write_text(whole.removesuffix("# end of the configuration\n"))
+    assert run_config(run).training == config.training
 
 
 def test_resuming_on_another_sft_policy_is_refused(model, tmp_path):

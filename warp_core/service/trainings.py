@@ -24,7 +24,7 @@ import psutil
 
 from warp_core.errors import WorkspaceError
 from warp_core.service.documents import RunState, RunSummary
-from warp_core.training.config import WarpConfig, config_from_mapping, config_to_mapping, config_to_toml, load_config
+from warp_core.training.config import WarpConfig, config_from_mapping, config_to_mapping, kept_config, load_kept_config
 from warp_core.workspace.paths import require_run_name, run_path, safe_name
 from warp_core.workspace.publish import write_json_atomic, write_text_atomic
 from warp_core.workspace.reading import read_regular
@@ -70,7 +70,7 @@ class Trainings:
             folder = self._folder(name)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_text_atomic(folder / "config.toml", config_to_toml(whole))
+                write_text_atomic(folder / "config.toml", kept_config(whole))
                 self._spawn(name, folder / "config.toml", out)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)  # what was refused is not listed as begun
@@ -181,7 +181,7 @@ class Trainings:
         file = self._folder(name) / "config.toml"
         if not file.is_file():
             raise self._unknown(name)
-        return load_config(file)
+        return load_kept_config(file)
 
     def _unknown(self, name: str) -> WorkspaceError:
         return WorkspaceError(f"no run called {name!r} in {self._workspace}")

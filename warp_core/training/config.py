@@ -28,10 +28,13 @@ __all__ = [
     "config_to_mapping",
     "docs_table",
     "json_schema",
+    "kept_config",
     "load_config",
+    "load_kept_config",
 ]
 
 LARGEST_BYTES = 1_000_000
+LAST_LINE = "# end of the configuration"
 # Attribute docstrings become the descriptions of the JSON schema, which the form of the web app shows.
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 # Strict: true is no number, and neither is the text "3".
@@ -324,29 +327,47 @@ def load_config(path: Path | None, *, overrides: Sequence[str] = ()) -> WarpConf
     Raises:
         ConfigError: not TOML, an unknown field, or a value out of range.
     """
-    mapping: dict[str, Any] = {}
-    if path is not None:
-        try:
-            mapping = tomllib.loads(_text_of(path))
-        except ConfigError:
-            raise
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the configuration {path}: {error}") from error
-        except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number of 5000 digits, for one
-            raise ConfigError(f"{path} is not valid TOML: {str(error)[:200]}") from error
+    mapping = {} if path is None else _parsed(path, _text_of(path))
     for override in overrides:
         _apply(mapping, override)
     return config_from_mapping(mapping)
 
 
+def kept_config(config: WarpConfig) -> str:
+    """Return the configuration as the TOML file that `load_kept_config` reads: its last line says that it is whole."""
+    return f"{config_to_toml(config)}\n{LAST_LINE}\n"
+
+
+def load_kept_config(path: Path) -> WarpConfig:
+    """Read a file of `kept_config`. One that was cut short may still be TOML, with defaults for what is missing.
+
+    Raises:
+        ConfigError: its last line is missing, or as for `load_config`.
+    """
+    text = _text_of(path)
+    if not text.rstrip().endswith(LAST_LINE):
+        raise ConfigError(f"{path} was cut short: its last line, {LAST_LINE!r}, is missing: put the whole file back")
+    return config_from_mapping(_parsed(path, text))
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number of 5000 digits, for one
+        raise ConfigError(f"{path} is not valid TOML: {str(error)[:200]}") from error
+
+
 def _text_of(path: Path) -> str:
-    if path.is_fifo():
-        raise ConfigError(f"cannot read the configuration {path}: it is a pipe, which would hang")
-    with path.open("rb") as file:
-        raw = file.read(LARGEST_BYTES + 1)  # and no further: a device may have no end
-    if len(raw) > LARGEST_BYTES:
-        raise ConfigError(f"cannot read the configuration {path}: it is larger than {LARGEST_BYTES} bytes")
-    return io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig").read()  # line ends of every system
+    try:
+        if path.is_fifo():
+            raise ConfigError(f"cannot read the configuration {path}: it is a pipe, which would hang")
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_BYTES + 1)  # and no further: a device may have no end
+        if len(raw) > LARGEST_BYTES:
+            raise ConfigError(f"cannot read the configuration {path}: it is larger than {LARGEST_BYTES} bytes")
+        return io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig").read()  # line ends of every system
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
 
 
 def _apply(mapping: dict[str, Any], override: str) -> None:

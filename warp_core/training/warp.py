@@ -20,15 +20,16 @@ from warp_core.training.config import (
     WarpConfig,
     config_from_mapping,
     config_to_mapping,
-    config_to_toml,
+    kept_config,
     load_config,
+    load_kept_config,
 )
 from warp_core.training.parallel import train_in_parallel
 from warp_core.training.policy_run import Hear, drop_state, fingerprint_of, train_policy
 from warp_core.weights import Checkpoint, compute_geometry, make_recipe, merge_to_folder, open_checkpoint
 from warp_core.workspace.paths import cache_root
 from warp_core.workspace.publish import publish_folder, write_text_atomic
-from warp_core.workspace.runs import FORMAT, RunFolder, open_run
+from warp_core.workspace.runs import FORMAT, KEPT_SINCE, RunFolder, open_run
 from warp_core.workspace.sources import resolve_model
 
 __all__ = ["Sources", "devices_here", "make_next_init", "prepare_run", "run_config", "sources_of", "train_warp"]
@@ -54,7 +55,7 @@ def prepare_run(config: WarpConfig, out: Path, *, resume: bool) -> RunFolder:
         _require_same_sft(run, open_checkpoint(resolve_model(config.model.name)))
         if run_config(run) != config:
             # How it is measured and how often it is saved may change on the way.
-            write_text_atomic(run.config_file, config_to_toml(config))
+            write_text_atomic(run.config_file, kept_config(config))
         return run
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WorkspaceError(f"{out} exists and is not a run: choose another --out")
@@ -72,7 +73,7 @@ def prepare_run(config: WarpConfig, out: Path, *, resume: bool) -> RunFolder:
     with publish_folder(out) as folder:
         for which in ("train", "evaluation"):
             write_prompts(RunFolder(folder).prompts_file(which), read_prompts(getattr(config.prompts, which)))
-        (folder / run.config_file.name).write_text(config_to_toml(config), encoding="utf-8")
+        (folder / run.config_file.name).write_text(kept_config(config), encoding="utf-8")
         (folder / run.about_file.name).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return run
 
@@ -104,7 +105,8 @@ def _absolute(name: str) -> str:
 
 def run_config(run: RunFolder) -> WarpConfig:
     """Read the configuration of a run."""
-    return load_config(run.config_file)
+    read = load_kept_config if int(run.about()["format"]) >= KEPT_SINCE else load_config
+    return read(run.config_file)
 
 
 class Sources:

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from io import UnsupportedOperation
 from pathlib import Path
 
 __all__ = ["read_regular"]
@@ -26,7 +27,7 @@ def read_regular(path: Path, *, errors: str = "strict") -> str:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+            raise UnsupportedOperation(f"{path} is not a regular file")
         with open(descriptor, encoding="utf-8", errors=errors, closefd=False) as file:
             return file.read()
     finally:

@@ -35,7 +35,8 @@ from warp_core.workspace.reading import read_regular
 
 __all__ = ["RunFolder", "open_run"]
 
-FORMAT = 1
+FORMAT = 2
+KEPT_SINCE = 2  # the format from which on the last line of config.toml says that the file is whole
 LOCK_NAME = ".running"
 
 
