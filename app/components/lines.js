@@ -42,17 +42,6 @@ const shortNumber = (value) => {
   return value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size >= 0.1 || size === 0 ? 2 : 4)
 }
 
-// Round numbers inside [low, high], at most `most` of them.
-const ticks = (low, high, most) => {
-  // What differs by rounding alone is one value: steps so small would not change a number that they are added to.
-  const span = high - low > 1e-9 * Math.max(Math.abs(low), Math.abs(high)) ? high - low : Math.abs(high) || 1
-  const power = 10 ** Math.floor(Math.log10(span / most))
-  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => span / s <= most) ?? 10 * power
-  const found = []
-  for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-9; at += step) found.push(Number(at.toPrecision(12)))
-  return found
-}
-
 class Lines {
   constructor(root) {
     this.root = root
@@ -179,12 +168,12 @@ class Lines {
     chart.svg.setAttribute("aria-label", `${title}: ${spoken(shown)}`)
     const inside = shape("g", {})
     const right = width - MARGIN.right
-    for (const tick of ticks(...low_high, 5)) {
+    for (const tick of niceTicks(...low_high, 4).values) {
       inside.append(shape("line", { class: "rule", x1: MARGIN.left, x2: right, y1: y(tick), y2: y(tick) }))
       inside.append(label(shortTick(tick), { x: MARGIN.left - 6, y: y(tick) + 3.5, "text-anchor": "end" }))
     }
-    for (const tick of ticks(from, to, 6)) {
-      if (!Number.isInteger(tick)) continue
+    // No more of them than there are steps, so that each is a whole number.
+    for (const tick of niceTicks(from, to, Math.min(4, to - from)).values) {
       inside.append(label(String(tick), { x: chart.x(tick), y: HEIGHT - 5, "text-anchor": "middle" }))
     }
     const clip = shape("svg", { x: MARGIN.left, y: 0, width: right - MARGIN.left, height: HEIGHT - MARGIN.bottom + 2 })
@@ -300,7 +289,7 @@ const extent = (series, from, to) => {
     })
   }
   if (low > high) return [0, 1]
-  const room = (high - low || Math.abs(high) || 1) * 0.06
+  const room = spanOf(low, high) * 0.06
   return [low - room, high + room]
 }
 

@@ -22,7 +22,7 @@ _component = ordered(
     "warp_lines",
     html='<div class="lines"></div>',
     css=(_HERE / "lines.css").read_text(encoding="utf-8"),
-    js=(_HERE / "lines.js").read_text(encoding="utf-8"),
+    js="\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("axes.js", "lines.js")),
 )
 
 

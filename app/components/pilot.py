@@ -31,7 +31,7 @@ __all__ = ["PilotData", "PilotEvent", "PinLike", "metric_names", "pilot", "pilot
 
 _FOLDER = Path(__file__).parent / "pilot"
 _SCRIPTS = (
-    *("maths", "format", "points", "model"),
+    *("../axes", "maths", "format", "points", "model"),
     *("dom", "drawing", "live", "legend", "plot"),
     *("fields", "readout", "controls", "main"),
 )

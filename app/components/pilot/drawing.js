@@ -3,13 +3,6 @@
 
 const RADIUS = 4.6;
 const REACH = 0.6; // RL runs and predictions may stretch an axis by this part of the measured points' span
-const ALIKE = 1e-9; // values closer than this part of their size are the same but for rounding
-
-/** How far two values are apart; values that are alike but for rounding count as one, and one value is its own span. */
-function spanOf(low, high) {
-  const size = Math.max(Math.abs(low), Math.abs(high));
-  return high - low > ALIKE * size ? high - low : size || 1;
-}
 
 /** Lowest and highest value of an axis: measured points with their errors, and what else fits beside them. */
 function extentOf(model, metric) {

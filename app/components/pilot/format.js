@@ -1,4 +1,4 @@
-// Numbers, ticks and names as text.
+// Numbers and names as text.
 
 const MINUS = "\u2212";
 const PLUS_MINUS = "\u00b1";
@@ -49,26 +49,4 @@ function formatShare(value) {
 function parseNumber(text) {
   const plain = text.trim().replace(",", ".").replace(MINUS, "-");
   return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(plain) ? Number(plain) : NaN;
-}
-
-/** The step 1, 2 or 5 times a power of ten with which a span has about `count` steps. */
-function niceStep(span, count) {
-  const raw = span / Math.max(count, 1);
-  const power = 10 ** Math.floor(Math.log10(raw));
-  const lead = raw / power;
-  return power * (lead < 1.5 ? 1 : lead < 3.5 ? 2 : lead < 7.5 ? 5 : 10);
-}
-
-const MOST_TICKS = 200;
-
-/** Round values inside [low, high], and the decimals that they need. */
-function niceTicks(low, high, count) {
-  const step = niceStep(high - low, count);
-  const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-  const values = [];
-  // Counted from the first: beyond 2 ** 53 adding 1 to a number does not change it.
-  const first = Math.ceil(low / step - 1e-9);
-  const amount = Math.min(Math.floor(high / step + 1e-9) - first, MOST_TICKS);
-  for (let k = 0; k <= amount; k++) values.push((first + k) * step);
-  return { values, decimals };
 }

@@ -4,12 +4,14 @@ import json
 import math
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
 
+from app.components import lines
 from app.components.pilot import pilot_script
 from warp_core.errors import GeometryError
 from warp_core.evaluation import series
@@ -31,7 +33,7 @@ def blank(browser: Browser) -> Iterator[Page]:
 
 def run(page: Page, script: str, data: Any) -> Any:
     """Evaluate the body of a function of `data` after the pilot's pure scripts."""
-    return page.evaluate(f"(data) => {{ {pilot_script('maths', 'format', 'points')}\n{script} }}", data)
+    return page.evaluate(f"(data) => {{ {pilot_script('../axes', 'maths', 'format', 'points')}\n{script} }}", data)
 
 
 def random_vectors(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -258,11 +260,35 @@ def test_a_metric_that_is_the_same_everywhere_has_an_axis(blank: Page, value: fl
         "const [low, high] = extentOf({...data, curve: () => data.curve}, 'reward');"
         "return [low, high, niceTicks(low, high, 6).values];"
     )
-    script = pilot_script("maths", "format", "points", "drawing")
+    script = pilot_script("../axes", "maths", "format", "points", "drawing")
     low, high, ticks = blank.evaluate(f"(data) => {{ {script}\n{code} }}", model)
     assert low < value < high
     assert high - low == pytest.approx(0.08 * (abs(value) or 1.0))
     assert 2 <= len(ticks) <= 10
+
+
+@pytest.mark.parametrize("values", [[4.0, 4.0 + 1e-15], [1e6, 1e6 - 2e-10], [0.0], [-3.0, -3.0]])
+def test_a_training_curve_of_values_that_are_alike_has_an_axis(blank: Page, values: list[float]):
+    script = "\n".join((Path(lines.__file__).parent / name).read_text() for name in ("axes.js", "lines.js"))
+    code = (
+        "const [low, high] = extent([{ x: data.map((_, k) => k), y: data }], 0, data.length - 1);"
+        "return [low, high, niceTicks(low, high, 4).values];"
+    )
+    low, high, ticks = blank.evaluate(
+        f"(data) => {{ {script.replace('export default function', 'const draw = function')}\n{code} }}", values
+    )
+    assert low < min(values) <= max(values) < high
+    assert high - low == pytest.approx(0.12 * (abs(values[0]) or 1.0))
+    assert 2 <= len(ticks) <= 7
+
+
+def test_ticks_of_steps_are_whole_numbers(blank: Page):
+    ranges = [[0, 0], [1, 1], [1, 2], [0, 3], [5, 12], [1, 60], [1, 9000]]
+    for low, high in ranges:
+        ticks = run(blank, "return niceTicks(...data, Math.min(4, data[1] - data[0])).values;", [low, high])
+        assert ticks
+        assert all(low <= tick == int(tick) <= high for tick in ticks)
+        assert len(ticks) <= 7
 
 
 def test_colours_are_those_of_the_printed_front(blank: Page):
