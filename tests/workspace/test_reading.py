@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from warp_core.errors import WorkspaceError
+from warp_core.service.trainings import Trainings
+from warp_core.studies.report import read_documents
+from warp_core.training.config import WarpConfig, kept_config
 from warp_core.workspace.hashing import sha256_file
 from warp_core.workspace.publish import check_manifest
 from warp_core.workspace.reading import read_regular
@@ -65,6 +68,17 @@ def test_caches_and_records_that_are_pipes_are_not_waited_for(tmp_path):
     assert at_once(lambda: read_sealed(tmp_path / "run.json")) is None
     assert isinstance(at_once(RunFolder(tmp_path).about), WorkspaceError)
     assert isinstance(at_once(lambda: check_manifest(tmp_path)), WorkspaceError)
+    studies = tmp_path / "studies"
+    (studies / "ema").mkdir(parents=True)
+    os.mkfifo(studies / "ema" / "tiny.json")
+    assert "tiny.json" in str(at_once(lambda: read_documents(studies)))
+
+
+def test_the_log_of_a_start_that_is_a_pipe_is_not_waited_for(tmp_path):
+    (tmp_path / ".training" / "a").mkdir(parents=True)
+    (tmp_path / ".training" / "a" / "config.toml").write_text(kept_config(WarpConfig()))
+    os.mkfifo(tmp_path / ".training" / "a" / "log.txt")
+    assert at_once(lambda: Trainings(tmp_path).summary_of_start("a")).state == "stopped"
 
 
 def test_a_remembered_hash_that_has_become_a_pipe_is_computed_again(tmp_path, monkeypatch):

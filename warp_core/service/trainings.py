@@ -243,6 +243,8 @@ class Trainings:
 
 def _last_words(log: Path) -> str | None:
     """Return what the command line said as its last line, without the program's name; None if it was not its own."""
+    if not log.is_file():
+        return None
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))

@@ -21,6 +21,7 @@ from warp_core.studies.outcome import Axis, Evidence, Outcome, point_rows, sente
 from warp_core.studies.page import write_study_html
 from warp_core.studies.picture import write_study_svg
 from warp_core.workspace.publish import write_text_atomic
+from warp_core.workspace.reading import read_regular
 
 __all__ = ["panels_of", "read_documents", "results_page", "write_study"]
 
@@ -142,7 +143,7 @@ def read_documents(out: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(out.glob("*/*.json")):
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(read_regular(path))
         except (OSError, ValueError, RecursionError) as error:
             raise WorkspaceError(f"{path} cannot be read ({error}): run that study again") from error
         if isinstance(document, dict) and "study" in document:
