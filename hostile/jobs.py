@@ -42,6 +42,7 @@ SEED = 20260102
 JOBS, CLIENTS = 500, 5
 QUICK_JOBS, QUICK_CLIENTS = 60, 3
 CANCELLED = 0.3
+LOOK_EVERY = 10
 KINDS = ("preview", "measure", "measure", "check", "geometry", "export")
 ALLOWED_MB = 48.0
 POOL_THREADS = 40
@@ -128,7 +129,7 @@ def _warm_up(engine: HttpEngine, models: Models) -> None:
 
 
 def _client(url: str, number: int, count: int, models: Models) -> list[Followed]:
-    """Queue all at once, cancel some, and look until all have ended."""
+    """Queue all at once, cancel some, and look until all have ended, at some on the way too."""
     draw = random.Random(SEED + number)
     session = f"client-{number}"
     followed: list[Followed] = []
@@ -141,6 +142,8 @@ def _client(url: str, number: int, count: int, models: Models) -> list[Followed]
                 one = draw.choice(followed[-10:])
                 one.was_cancelled = one.was_cancelled or not one.finals
                 one.see(engine.cancel(one.last.id))
+            if index % LOOK_EVERY == 0:  # the engine knows the latest that have ended, not all
+                _look(engine, followed)
         until = time.monotonic() + END_S
         while any(not one.finals for one in followed) and time.monotonic() < until:
             _look(engine, followed)
