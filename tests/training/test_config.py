@@ -117,6 +117,14 @@ def test_of_a_kept_configuration_other_damage_is_told_as_of_any(tmp_path):
         load_kept_config(file)
 
 
+@pytest.mark.parametrize("read", [load_config, load_kept_config])
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "gone", "."])
+def test_a_path_that_cannot_be_opened_is_told_in_one_line(tmp_path, read, name):
+    with pytest.raises(ConfigError, match="cannot read the configuration") as caught:
+        read(tmp_path / name)
+    assert str(caught.value).isprintable()
+
+
 def test_a_single_value_stands_for_a_list():
     config = config_from_mapping({"training": {"steps": 7}, "reward": {"terms": "length"}})
     assert config.training.steps == (7,)

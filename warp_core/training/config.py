@@ -366,8 +366,10 @@ def _text_of(path: Path) -> str:
         if len(raw) > LARGEST_BYTES:
             raise ConfigError(f"cannot read the configuration {path}: it is larger than {LARGEST_BYTES} bytes")
         return io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig").read()  # line ends of every system
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:  # not UTF-8, or a path with a NUL
+        raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from error
 
 
 def _apply(mapping: dict[str, Any], override: str) -> None:
