@@ -9,9 +9,9 @@ formulas of `warp_core.weights.coefficients` and `documents.Prediction` (pilot/m
 latest event; hence `on_change` must put the event into what the next `pilot_data` is made from: it runs before the
 script does.
 
-The scripts in pilot/ are one module: `_SCRIPTS` names them in the order in which they are joined, and their top level
-names are shared. Streamlit sends code and data whenever the data changed, and neither when nothing did (its cache of
-messages), so parts of the data carry a revision only to spare the browser redrawing what is as it was.
+The scripts in pilot/ and axes.js are one module: `_SCRIPTS` names them in the order in which they are joined, and their
+top level names are shared. Streamlit sends code and data whenever the data changed, and neither when nothing did (its
+cache of messages), so parts of the data carry a revision only to spare the browser redrawing what is as it was.
 """
 
 import hashlib

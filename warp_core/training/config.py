@@ -360,15 +360,13 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
 def _text_of(path: Path) -> str:
     try:
         if path.is_fifo():
-            raise ConfigError(f"cannot read the configuration {path}: it is a pipe, which would hang")
+            raise ValueError("it is a pipe, which would hang")
         with path.open("rb") as file:
             raw = file.read(LARGEST_BYTES + 1)  # and no further: a device may have no end
         if len(raw) > LARGEST_BYTES:
-            raise ConfigError(f"cannot read the configuration {path}: it is larger than {LARGEST_BYTES} bytes")
+            raise ValueError(f"it is larger than {LARGEST_BYTES} bytes")
         return io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig").read()  # line ends of every system
-    except ConfigError:
-        raise
-    except (OSError, ValueError) as error:  # not UTF-8, or a path with a NUL
+    except (OSError, ValueError) as error:  # a ValueError also where it is not UTF-8, or the path has a NUL
         raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from error
 
 
